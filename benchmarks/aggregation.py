@@ -1,4 +1,4 @@
-"""FedAvg over 4 models of 24 M parameters: time against a bare in-place torch sum, and memory in models."""
+"""FedAvg over 4 models of 24 M parameters: time against an in-place torch sum, and peak memory in models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from common import Figure, record, side_by_side
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server
 
-TENSORS, WIDTH = 48, 500_000  # 24 M parameters in tensors the size of a convolution's
+TENSORS, WIDTH = 48, 500_000  # 24 M parameters; each tensor has about the size of a convolution's weight
 
 
 def model(seed: int) -> dict[str, torch.Tensor]:
@@ -39,9 +39,9 @@ def bare_sum(updates: list[dict[str, torch.Tensor]], counts: list[int], total: d
 
 
 def resident(peak: bool) -> int:
-    """Bytes of this process in memory, now or at its peak."""
+    """Resident memory of this process in bytes: current, or its peak."""
     status = Path("/proc/self/status")
-    if not status.is_file():  # not Linux: only the peak is known, in bytes on macOS
+    if not status.is_file():  # not Linux: only the peak is available, in bytes on macOS
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     field = "VmHWM:" if peak else "VmRSS:"
     line = next(line for line in status.read_text().splitlines() if line.startswith(field))
@@ -49,7 +49,7 @@ def resident(peak: bool) -> int:
 
 
 def memory(sites: int) -> dict[str, float]:
-    """Peak memory that aggregation adds to the updates it is given, in models; run in a process of its own."""
+    """Peak memory of aggregation beyond its input updates, in models; must run in a separate process."""
     distinct = [model(seed) for seed in range(4)]
     updates = [distinct[i % 4] for i in range(sites)]
     FedAvg().attach(Server(["a"], 1, weights={"warm": torch.zeros(8)})).aggregate(
@@ -88,8 +88,8 @@ def main() -> None:
 
     times = side_by_side(lambda: bare_sum(updates, counts, total), aggregate, repeats=options.repeats)
     worst = max(float((strategy.global_weights[name] - total[name]).abs().max()) for name in total)
-    if worst > 1e-6:  # numbers in [0, 1) in float32: a few units in the last place
-        sys.exit(f"FedAvg and the bare sum differ by {worst}: the comparison would mean nothing")
+    if worst > 1e-6:  # values are in [0, 1): a few float32 rounding errors
+        sys.exit(f"FedAvg and the in-place sum differ by {worst}, so their times cannot be compared")
     checked = side_by_side(lambda: bare_sum(updates, counts, total), check_and_aggregate, repeats=options.repeats)
     peaks = []
     for sites in (4, 16):
@@ -98,16 +98,14 @@ def main() -> None:
     record(
         __file__,
         [
-            Figure(
-                "FedAvg, 4 x 24 M parameters, against a bare in-place sum", times["ratio"], bound=2.0, details=times
-            ),
+            Figure("FedAvg, 4 x 24 M parameters, against an in-place sum", times["ratio"], bound=2.0, details=times),
             Figure(
                 "the same with the check of every message (names, shapes, finiteness)",
                 checked["ratio"],
                 details=checked,
             ),
             *(
-                # 2 % for what the interpreter itself allocates meanwhile
+                # 2 % for the interpreter's own allocations
                 Figure(
                     f"peak memory of aggregation, {peak['sites']} sites",
                     peak["models"],

@@ -1,7 +1,7 @@
-"""Training steps of a process that keeps freed memory, as ``samfed`` does, against one with glibc's defaults.
+"""Training steps in a process that keeps freed memory, as ``samfed`` does, against glibc's defaults.
 
-Each measurement is a process of its own, one of each kind in turn; a pair's ratio is of the seconds that the processor
-spent, memory is the highest resident size.
+Each measurement runs in a separate process, and the two settings alternate. Times are processor seconds; memory is the
+peak resident memory.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import json
 import resource
 import time
 
-from common import STEP, Figure, in_a_process, middle, record, training_step
+from common import STEP, Figure, in_new_process, median_and_quartiles, record, training_step
 
 
 def measure(size: int, steps: int, kept: bool) -> dict[str, float]:
     from samfed_monai.core.own_process import keep_freed_memory
 
     if kept and not keep_freed_memory():
-        raise SystemExit("the allocator cannot be set here: not glibc, or set by a variable of the environment")
-    took = training_step(size, steps, time.process_time)
-    return {"seconds": took, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+        raise SystemExit(
+            "the allocator cannot be configured: the C library is not glibc, or an environment variable sets it"
+        )
+    step = training_step(size, steps, time.process_time)
+    return {"seconds": step, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
 
 def main() -> None:
@@ -38,14 +40,14 @@ def main() -> None:
     for size in options.sizes:
         pairs = []
         for _ in range(options.repeats):
-            ours = in_a_process(__file__, size, options.steps, 1)
-            pairs.append((ours, in_a_process(__file__, size, options.steps, 0)))
+            kept = in_new_process(__file__, size, options.steps, 1)
+            pairs.append((kept, in_new_process(__file__, size, options.steps, 0)))
         compared = {
             "seconds, glibc's defaults against freed blocks kept": [b["seconds"] / a["seconds"] for a, b in pairs],
             "peak memory, freed blocks kept against glibc's defaults": [a["peak"] / b["peak"] for a, b in pairs],
         }
         for what, ratios in compared.items():
-            found = middle(ratios)
+            found = median_and_quartiles(ratios)
             figures.append(Figure(f"{STEP.format(size=size)}: {what}", found["ratio"], details=found))
     record(__file__, figures)
 

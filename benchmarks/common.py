@@ -1,4 +1,4 @@
-"""Shared by all benchmarks: timing two actions side by side, and recording figures with their bounds."""
+"""Shared by all benchmarks: timing two actions in turn, and recording figures with their bounds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUNDLE = Path(__file__).resolve().parent.parent / "bundles" / "samfed_skin"
 
 
 def short(value: float) -> str:
-    """Formats a number with three significant digits, or with all digits before the point."""
+    """Formats a number with three significant digits, or as an integer from 1,000 on."""
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
@@ -29,11 +29,11 @@ class Figure:
     """One measured figure.
 
     Args:
-        what: description for the table.
+        what: label in the table.
         value: the figure, in ``unit``.
-        bound: maximum (minimum with ``at_least``); ``None`` for a figure that is only reported.
+        bound: maximum (minimum with ``at_least``); ``None``: the figure has no bound.
         unit: ``x`` for a ratio, else a unit or ``%``.
-        details: the numbers that it was computed from.
+        details: the numbers from which it was computed.
     """
 
     what: str
@@ -66,7 +66,7 @@ def write_between(page: Path, marks: tuple[str, str], text: str) -> None:
 
 
 def seconds(action: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Returns the seconds of one call, by default of wall time."""
+    """Returns the duration of one call in seconds, by default wall-clock time."""
     start = clock()
     action()
     return clock() - start
@@ -82,9 +82,9 @@ def side_by_side(
 ) -> dict[str, float]:
     """Times two actions in turn, so that other load on the machine affects both.
 
-    The ratio is the median over the pairs of ``second / first``; the order alternates from pair to pair, so that
-    neither benefits from caches that the other warmed. On shared cores, ``time.process_time`` counts only the time on
-    the processor, not the time of waiting for it.
+    The ratio is the median of ``second / first`` over the pairs. The order alternates, so that neither action always
+    finds the caches filled by the other. On shared cores, use ``time.process_time``: it excludes time spent waiting
+    for a core.
 
     Returns:
         ``ratio`` with its quartiles ``low`` and ``high``, and the median seconds ``first`` and ``second``.
@@ -102,15 +102,15 @@ def side_by_side(
             b = seconds(second, clock)
         pairs.append((a, b))
     return {
-        **middle([b / a for a, b in pairs]),
+        **median_and_quartiles([b / a for a, b in pairs]),
         "first": statistics.median(a for a, _ in pairs),
         "second": statistics.median(b for _, b in pairs),
         "repeats": repeats,
     }
 
 
-def middle(ratios: Sequence[float]) -> dict[str, float]:
-    """The median ``ratio`` with its quartiles ``low`` and ``high``."""
+def median_and_quartiles(ratios: Sequence[float]) -> dict[str, float]:
+    """Returns the median as ``ratio``, and the quartiles as ``low`` and ``high``."""
     ordered = sorted(ratios)
     quarter = len(ordered) // 4
     return {"ratio": statistics.median(ordered), "low": ordered[quarter], "high": ordered[-1 - quarter]}
@@ -120,7 +120,7 @@ STEP = "A step of DeepLabV3+ ResNet-18, 4 images of {size} px"
 
 
 def training_step(size: int, steps: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Median seconds of the step described by :data:`STEP`, by ``clock``, after two warm-up steps."""
+    """Median duration in seconds of the step that :data:`STEP` describes, after two warm-up steps."""
     import torch
 
     from samfed_monai.networks.catalogue import client_network
@@ -138,8 +138,8 @@ def training_step(size: int, steps: int, clock: Callable[[], float] = time.perf_
     return statistics.median([seconds(step, clock) for _ in range(steps + 2)][2:])
 
 
-def in_a_process(script: str, *measured: int, environment: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Runs a benchmark's ``--measure`` in a separate process and returns the JSON in its last line."""
+def in_new_process(script: str, *measured: int, environment: Mapping[str, str] | None = None) -> dict[str, float]:
+    """Runs a benchmark with ``--measure`` in a new process and returns the JSON of its last output line."""
     command = [sys.executable, "-W", "ignore", script, "--measure", *map(str, measured)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -147,7 +147,7 @@ def in_a_process(script: str, *measured: int, environment: Mapping[str, str] | N
 
 
 def machine() -> dict[str, Any]:
-    """Describes the machine and software of the measurement."""
+    """Returns the processor, GPU and versions that a measurement depends on."""
     import torch
 
     cpu = platform.processor() or platform.machine()
@@ -165,12 +165,12 @@ def machine() -> dict[str, Any]:
 
 
 def record(script: str, figures: Sequence[Figure], *, part: str = "") -> None:
-    """Prints figures and writes them to ``benchmarks/results/<script>.json``, the source of the table.
+    """Prints figures and writes them to ``benchmarks/results/<script>.json``, the source of docs/benchmarks.md.
 
     Args:
-        script: the benchmark's file.
+        script: file of the benchmark.
         figures: its figures.
-        part: name of a part that is run on its own; figures of other parts are kept.
+        part: name of a part that was run separately; figures of other parts are kept.
     """
     name = Path(script).stem
     for figure in figures:

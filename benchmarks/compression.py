@@ -1,6 +1,6 @@
-"""Bytes of a site and round against Dice, of runs that differ in ``federate.json -> compression`` alone.
+"""Prints bytes per site and round, and Dice, of runs that differ only in ``federate.json -> compression``.
 
-``make compression SAMFED_DATA=DATA`` makes the runs:
+``make compression SAMFED_DATA=DATA`` makes the runs. For their table:
 ``python benchmarks/compression.py runs/kvasir/compression-skin-*``.
 """
 
@@ -16,8 +16,8 @@ from samfed_monai.core.io import read_json
 
 
 def row(run: Path) -> str:
-    """One line: form, bytes, Dice of the last model. The first round, in which whole models go down, is left out."""
-    form = read_json(run / "run.json")["config"].get("compression", "float32")
+    """A table row: compression, bytes, Dice of the last model. Round 0, which sends whole models, is excluded."""
+    compression = read_json(run / "run.json")["config"].get("compression", "float32")
     results: Mapping[str, Any] = read_json(run / "results.json")
     records = [read_json(path) for path in sorted(run.glob("rounds/[0-9]*/round.json"))]
     sites = [entry for record in records[1:] for entry in record["sites"].values() if entry["status"] == "ok"]
@@ -27,11 +27,11 @@ def row(run: Path) -> str:
         sum(site[split]["dice"] * site[split]["n"] for site in last) / sum(site[split]["n"] for site in last)
         for split in ("validation", "test")
     ]
-    return f"| `{form}` | {up:.2f} | {down:.2f} | {up + down:.2f} | {dice[0]:.4f} | {dice[1]:.4f} |"
+    return f"| `{compression}` | {up:.2f} | {down:.2f} | {up + down:.2f} | {dice[0]:.4f} | {dice[1]:.4f} |"
 
 
 def table(runs: list[Path]) -> str:
-    """Markdown."""
+    """The table in Markdown."""
     head = "| compression | MB up | MB down | MB both ways | Dice, validation | Dice, test |"
     return "\n".join([head, "| --- | --- | --- | --- | --- | --- |", *map(row, runs)])
 

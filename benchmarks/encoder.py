@@ -1,6 +1,7 @@
-"""MobileSAM's image encoder as the teacher runs it, against timm's own order of computing with the same weights.
+"""MobileSAM's image encoder as the teacher runs it, against timm's forward pass with the same weights.
 
-Timm's asks torch for fused attention and keeps the images' order of memory. Both in bfloat16 where the processor gains.
+timm's version uses torch's fused attention and keeps the memory format of the images. Both run in bfloat16 if that is
+faster on the processor.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from samfed_monai.networks.sam.adapter import Adapt, prepare
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam
 
 
-def timms(sam: PromptFreeSam) -> PromptFreeSam:
-    """The same SAM with timm's own order of computing."""
+def with_timm_forward(sam: PromptFreeSam) -> PromptFreeSam:
+    """Replaces the encoder's forward pass by timm's."""
     for module in sam.image_encoder.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = True
@@ -35,12 +36,12 @@ def mask(sam: PromptFreeSam, image: Tensor) -> Tensor:
     return sam.decode(embedding)
 
 
-def look(sam: PromptFreeSam, image: Tensor) -> None:
+def infer(sam: PromptFreeSam, image: Tensor) -> None:
     with torch.no_grad():
         mask(sam, image)
 
 
-def learn(sam: PromptFreeSam, image: Tensor) -> None:
+def backward(sam: PromptFreeSam, image: Tensor) -> None:
     mask(sam, image).mean().backward()
     sam.zero_grad()
 
@@ -52,13 +53,13 @@ def main() -> None:
     options = parser.parse_args()
     figures = []
     for size in options.sizes:
-        ours, theirs = build_sam("vit_t", checkpoint(), size), timms(build_sam("vit_t", checkpoint(), size))
-        for sam in (ours, theirs):
+        package, timm = (build_sam("vit_t", checkpoint(), size) for _ in range(2))
+        for sam in (package, with_timm_forward(timm)):
             prepare(sam, Adapt.LORA, 4, "qv")
         image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-        for what, do in (("soft mask", look), ("gradient of LoRA and decoder", learn)):
+        for what, do in (("soft mask", infer), ("gradient of LoRA and decoder", backward)):
             times = side_by_side(
-                partial(do, ours, image), partial(do, theirs, image), repeats=options.repeats, clock=time.process_time
+                partial(do, package, image), partial(do, timm, image), repeats=options.repeats, clock=time.process_time
             )
             figures.append(
                 Figure(f"MobileSAM, {size} px, {what}: timm's time against ours", times["ratio"], details=times)

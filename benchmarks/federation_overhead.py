@@ -1,7 +1,7 @@
 """The share of a round that is neither training nor evaluation: controller, messages, aggregation, state, run folder.
 
-Four sites train the bundle's ResNet-18 network on synthetic images, without SAM. The clock runs around MONAI's trainers
-and evaluators; everything else in a round counts as overhead, on the server's side and on the clients'.
+Four sites train the bundle's network on synthetic images, without SAM. Time in MONAI's trainers and evaluators is
+subtracted from the time of the rounds. The rest is overhead, at the server and at the sites.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from samfed_monai.federation import FederatedJob, RoundController
 
 
 class Clock:
-    """Wall seconds inside MONAI's engines, and of the whole round around them."""
+    """Measures the wall-clock seconds of MONAI's engines, and of the rounds."""
 
     def __init__(self) -> None:
         self.inside = self.rounds = 0.0
@@ -34,7 +34,7 @@ class Clock:
 
     def _round(self, seconds: float, inside: float) -> None:
         self.rounds += seconds
-        self.engines = self.inside  # what comes later, the final evaluation, is no part of a round
+        self.engines = self.inside  # excludes the final evaluation, which follows the last round
 
     def _wrap(self, owner: type, method: str, note: Callable[[float, float], None]) -> None:
         inner = getattr(owner, method)
@@ -75,7 +75,7 @@ def main() -> None:
 
     share = 100 * (1 - clock.engines / clock.rounds)
     details = {"rounds": clock.rounds, "engines": clock.engines, "results_json": results["seconds"]}
-    what = f"{options.sites} sites of ResNet-18 size, {options.images} images each, {options.size} px"
+    what = f"{options.sites} sites, mobile_sam_fpn, {options.images} images each, {options.size} px"
     own = 100 * results["seconds"]["controller"] / clock.rounds
     record(
         __file__,

@@ -1,8 +1,8 @@
-"""Real lists on a whole FLARE system of this machine, beside the same run in one process: equal models, seconds.
+"""Runs real lists on a complete FLARE system on this machine and in one process; compares models and times.
 
-``python benchmarks/flare_real.py --data DATA --adapters DIR`` (``make flare-real SAMFED_DATA=DATA``): skin on four
-sites, polyps on two, with the bundles' own network, size and batch; every split is cut to ``--images``. What was seen
-goes into docs/deploy.md between its two marks.
+``python benchmarks/flare_real.py --data DATA --adapters DIR`` (``make flare-real SAMFED_DATA=DATA``) runs skin on four
+sites and polyps on two, with the bundles' default network, image size and batch. Every split is limited to ``--images``
+images. The table is written into docs/deploy.md between two marks.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ LISTS = {
 }
 
 
-def cut(whole: Path, path: Path, most: int) -> None:
-    """Writes a list with at most ``most`` images of every split of another."""
-    listed = DataList.load(whole)
+def write_subset(full: Path, path: Path, limit: int) -> None:
+    """Writes a list with at most ``limit`` images of each split of the list ``full``."""
+    listed = DataList.load(full)
     sites = {
-        name: dataclasses.replace(site, **{str(split.value): list(items)[:most] for split, items in site.splits()})
+        name: dataclasses.replace(site, **{str(split.value): list(items)[:limit] for split, items in site.splits()})
         for name, site in listed.sites.items()
     }
-    DataList(listed.name, listed.public[:most], sites).save(path)
+    DataList(listed.name, listed.public[:limit], sites).save(path)
 
 
-def common(options: argparse.Namespace) -> str:
-    """Options of every run: scores of as many images as there are, or of five, may leave a site."""
+def shared_options(options: argparse.Namespace) -> str:
+    """Options of every run; ``privacy#least_images`` is lowered if a split has fewer than five images."""
     scale = f"--rounds {options.rounds} --local_steps {options.local_steps} --overlays false"
     return f"{scale} --privacy#least_images {min(5, options.images)}"
 
 
 def samfed(words: str, log: Path) -> float:
-    """Runs a command line; returns its seconds."""
+    """Runs a command line of ``samfed``; returns its duration in seconds."""
     started = time.perf_counter()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with open(log, "a") as stream:
@@ -59,7 +59,7 @@ def samfed(words: str, log: Path) -> float:
 
 
 def models(run: Path) -> list[str]:
-    """SHA-256 of the models that a run has kept."""
+    """SHA-256 of the models that a run keeps."""
     return [sha256_file(path) for path in sorted(run.glob("rounds/[0-9]*/global.safetensors"))]
 
 
@@ -69,21 +69,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def one(name: str, data: Path, folder: Path, options: argparse.Namespace) -> str:
-    """Both runs of one list; a row of the table."""
+def compare_list(name: str, data: Path, folder: Path, options: argparse.Namespace) -> str:
+    """Runs one list both ways; returns its row of the table."""
     bundle, split, images = LISTS[name]
     folder.mkdir(parents=True, exist_ok=True)
-    log, whole, listed = folder / "log", folder / "whole.json", folder / "list.json"
+    log, full, listed = folder / "log", folder / "full.json", folder / "list.json"
     grouped = "--by-sequence" if name == "polyp" else ""
     source = f"--split {data / 'data' / 'splits' / split} --data-root {data / 'data' / images}"
-    samfed(f"prepare list {source} {grouped} --limit-per-site {options.images} --output {whole}", log)
-    cut(whole, listed, options.images)
-    given = f"{bundle} --datalist {listed} --data-root {data / 'data' / images} {common(options)}"
+    samfed(f"prepare list {source} {grouped} --limit-per-site {options.images} --output {full}", log)
+    write_subset(full, listed, options.images)
+    given = f"{bundle} --datalist {listed} --data-root {data / 'data' / images} {shared_options(options)}"
     given += f" --cache-dir {folder / 'cache'}"
     if options.adapters:
         given += f" --adapter {Path(options.adapters).resolve() / name}.safetensors"
-    here = samfed(f"federate {given} --output-dir {folder / 'one'}", log)
-    there = samfed(f"flare poc {given} --output-dir {folder / 'poc'} --threads 1 --port {free_port()}", log)
+    in_process = samfed(f"federate {given} --output-dir {folder / 'one'}", log)
+    on_poc = samfed(f"flare poc {given} --output-dir {folder / 'poc'} --threads 1 --port {free_port()}", log)
     equal = models(folder / "one") == models(folder / "poc") != []
     scores = [read_json(folder / run / "results.json")["average"]["test"]["dice"] for run in ("one", "poc")]
     dice = f"test Dice {scores[0]:.4f} and {scores[1]:.4f}"
@@ -92,34 +92,37 @@ def one(name: str, data: Path, folder: Path, options: argparse.Namespace) -> str
     number = len(models(folder / "one"))
     kept = f"{number} kept model{'s' * (number != 1)}"
     print(
-        f"{name}: {kept} {same}; {dice}; {here:.0f} s in one process, {there:.0f} s on POC",
+        f"{name}: {kept} {same}; {dice}; {in_process:.0f} s in one process, {on_poc:.0f} s on POC",
         flush=True,
     )
-    return f"| {name} | {sites} | {kept} {same}; {dice} | {here:.0f} s | {there:.0f} s |"
+    return f"| {name} | {sites} | {kept} {same}; {dice} | {in_process:.0f} s | {on_poc:.0f} s |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder with data/splits, data/skin and data/polyp")
     parser.add_argument(
-        "--adapters", help="folder of skin.safetensors and polyp.safetensors; without it they are fitted"
+        "--adapters", help="folder of skin.safetensors and polyp.safetensors (default: adapters are fitted)"
     )
-    parser.add_argument("--images", type=int, default=40, help="most images of each split of each site")
+    parser.add_argument("--images", type=int, default=40, help="maximum number of images per split and site")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--local-steps", type=int, default=12)
     parser.add_argument("--lists", default="skin,polyp")
-    parser.add_argument("--dry", action="store_true", help="print what was seen, leave the guide as it is")
-    parser.add_argument("--folder", help="where runs are kept; default: a temporary one")
+    parser.add_argument("--dry", action="store_true", help="print the results, do not write docs/deploy.md")
+    parser.add_argument("--folder", help="folder of the runs (default: a temporary folder)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.folder or temporary).resolve()
-        rows = [one(name, Path(options.data).resolve(), folder / name, options) for name in options.lists.split(",")]
+        rows = [
+            compare_list(name, Path(options.data).resolve(), folder / name, options)
+            for name in options.lists.split(",")
+        ]
     if options.dry:
         return
     head = ["| list | sites | | in one process | POC |", "| --- | --- | --- | --- | --- |"]
     note = (
-        f"At most {options.images} images of each split; both with `{common(options)}` and one thread per process. "
-        "Seconds are those of the whole command."
+        f"At most {options.images} images of each split; both with `{shared_options(options)}` and one thread per "
+        "process. Seconds are those of the whole command."
     )
     write_between(PAGE, MARKS, "\n".join([*head, *rows, "", note]))
 

@@ -1,9 +1,9 @@
-"""What grows with sites, and with rounds: a server's memory, and the cost of storing a round.
+"""How a server's memory grows with the number of sites, and how the cost of storing a round grows with their number.
 
-Memory: two rounds of FedAvg over messages as bytes, with stand-in sites that all answer before any answer is added (in
-the opposite order of names, the worst for sums that have the same bits everywhere). A server that kept what waits would
-hold a model for each site. Writing: rounds of records of twenty sites are stored one after the other, and the
-processor time of the first and the last ones is taken.
+Memory: two rounds of FedAvg with serialized messages and simulated sites. Sites answer in reverse order of their names.
+This is the worst case for a server that adds updates in the order of names: all replies wait. If they waited in
+memory, the server would hold one model per site. Writing: rounds with records of twenty sites are stored, and the
+processor time of the first rounds is compared with that of the last ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from common import Figure, record
-from stand_ins import StandIns, model, resident, site_names
+from simulated_sites import SimulatedSites, model, resident, site_names
 
 from samfed_monai.federation import Progress, RoundController, RunFolder
 from samfed_monai.federation.wire_transport import WireTransport
@@ -29,11 +29,11 @@ from samfed_monai.protocol import Server, UpdateGuard
 
 
 def memory(sites: int, megabytes: int, folder: Path) -> dict[str, float]:
-    """Peak memory of a server over two rounds, beyond what it has before the first; run in a process of its own."""
+    """Peak memory of a server in two rounds, beyond its memory before them; must run in a separate process."""
     names = site_names(sites)
     strategy = FedAvg()
     strategy.attach(Server(names, 2, weights=model(str(megabytes)), guard=UpdateGuard()))
-    post = StandIns(sites=sites, backwards=True)
+    post = SimulatedSites(sites=sites, reverse=True)
     transport = WireTransport(post, names, run="growth", progress=Progress(show=False), spool=folder)
     before = resident()
     with RunFolder(folder).open({}) as run:
@@ -49,7 +49,7 @@ def memory(sites: int, megabytes: int, folder: Path) -> dict[str, float]:
 
 
 def entry(site: str) -> dict[str, Any]:
-    """One site's part of a record, as long as a real one."""
+    """One site's entry in a record of a round, as long as a real one."""
     scores = {"dice": 0.8, "iou": 0.7, "hd95": 4.0, "n": 20, "empty": {"both": 0, "prediction": 0, "label": 0}}
     terms = {"supervised": 0.25, "agreement": 0.125, "sam_kd": 0.0625}
     reported = {"status": "ok", "reason": None, "n": 100, "seconds": 12.5, "terms": terms, "validation": scores}
@@ -57,9 +57,9 @@ def entry(site: str) -> dict[str, Any]:
 
 
 def writing(rounds: int, folder: Path) -> list[float]:
-    """Processor seconds of storing each of so many rounds."""
+    """Processor seconds of storing each of ``rounds`` rounds."""
     sites = {site: entry(site) for site in site_names(20)}
-    took = []
+    durations = []
     with RunFolder(folder).open({}) as run:
         records = run.store.records(-1)
         for round in range(rounds):
@@ -67,14 +67,14 @@ def writing(rounds: int, folder: Path) -> list[float]:
             stored = {"round": round, "rounds": rounds, "sites": sites, "average": average}
             started = time.process_time()
             run.write_round({"w": torch.zeros(1000)}, records, stored, keep_best_states=True)
-            took.append(time.process_time() - started)
-    return took
+            durations.append(time.process_time() - started)
+    return durations
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sites", default="8,32,128", help="numbers of sites")
-    parser.add_argument("--megabytes", type=int, default=8, help="of one model")
+    parser.add_argument("--megabytes", type=int, default=8, help="size of the model")
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -83,7 +83,7 @@ def main() -> None:
         if options.memory_of:
             print(json.dumps(memory(options.memory_of, options.megabytes, Path(folder))))
             return
-        took = writing(options.rounds, Path(folder))
+        durations = writing(options.rounds, Path(folder))
     peaks = []
     for sites in options.sites.split(","):
         command = [sys.executable, __file__, "--memory-of", sites, "--megabytes", str(options.megabytes)]
@@ -91,12 +91,12 @@ def main() -> None:
     few, many = peaks[0], peaks[-1]
     slope = (many["MiB"] - few["MiB"]) / ((many["sites"] - few["sites"]) * options.megabytes * 1e6 / 2**20)
     part = max(1, min(50, options.rounds // 4))
-    first, last = (statistics.median(some) for some in (took[1 : part + 1], took[-part:]))
+    first, last = (statistics.median(some) for some in (durations[1 : part + 1], durations[-part:]))
     what = f"server over messages, FedAvg of {options.megabytes} MB"
     figures = [Figure(f"{what}, {peak['sites']} sites: memory of a round", peak["MiB"], unit="MiB") for peak in peaks]
-    # a site has its record, its message's header and its line in the log, however large the model is
+    # the bound allows for the record, the message header and the log line of a site
     figures += [
-        Figure(f"{what}: models in memory for each further site", slope, bound=0.05, unit="models"),
+        Figure(f"{what}: models in memory per additional site", slope, bound=0.05, unit="models"),
         Figure(
             f"storing round {options.rounds} against round 2, 20 sites, processor time",
             last / first,

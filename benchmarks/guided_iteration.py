@@ -1,4 +1,4 @@
-"""What SAM's guidance costs an iteration when it comes from the store, and what it costs inside the loop instead."""
+"""Cost of SAM's guidance per iteration, with soft masks from the store and with SAM in the training loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SELF_LABELS = {
 
 
 class SamInTheLoop(Guide):
-    """The teacher run on every batch: what the store spares. Random weights take as long as trained ones."""
+    """Runs the teacher on every batch instead of reading the store. Random weights take as long as trained ones."""
 
     def __init__(self, name: str, size: int) -> None:
         super().__init__("sam")
@@ -40,13 +40,15 @@ class SamInTheLoop(Guide):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256], help="pixels of the student's images")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[128, 256], help="sizes of the student's images in pixels"
+    )
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=6, help="iterations that are timed together")
+    parser.add_argument("--steps", type=int, default=6, help="iterations per timed call")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--sam-size", type=int, default=512)
     parser.add_argument(
-        "--teachers", nargs="*", default=["vit_t", "vit_b"], help="run in the loop, with random weights"
+        "--teachers", nargs="*", default=["vit_t", "vit_b"], help="teachers to run in the loop, with random weights"
     )
     options = parser.parse_args()
     figures = []
@@ -59,17 +61,17 @@ def main() -> None:
                 ("without any term that reads SAM", NO_SAM),
                 ("with self pseudo-labels instead", SELF_LABELS),
             ):
-                # the average is computed on both sides: what it costs is no cost of SAM's guidance
+                # both sides compute the averaged student, since its cost is not a cost of SAM's guidance
                 times = side_by_side(Training(base, {**changes, **READ_AVERAGE}), with_store, repeats=options.repeats)
                 what = f"student {size} px: iteration with the store against the same {what}"
                 figures.append(Figure(what, times["ratio"], bound=1.05, details=times))
             for name in options.teachers:
                 in_loop = Training(base)
                 in_loop.replace_guide(SamInTheLoop(name, options.sam_size))
-                repeats = options.repeats if name == "vit_t" else 3  # the larger ones are slow and far from any bound
+                repeats = options.repeats if name == "vit_t" else 3  # larger teachers are slow and have no bound
                 times = side_by_side(with_store, in_loop, repeats=repeats)
-                called = "MobileSAM" if name == "vit_t" else f"SAM ViT-{name[-1].upper()}"
-                what = f"student {size} px: epoch with {called} ({options.sam_size} px) in the loop against the store"
+                title = "MobileSAM" if name == "vit_t" else f"SAM ViT-{name[-1].upper()}"
+                what = f"student {size} px: epoch with {title} ({options.sam_size} px) in the loop against the store"
                 bound = 3.0 if name == "vit_t" else None
                 figures.append(Figure(what, times["ratio"], bound=bound, at_least=True, details=times))
     record(__file__, figures)

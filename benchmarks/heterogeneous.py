@@ -1,11 +1,11 @@
-"""A round of unlike networks: bytes of both exchanges, and the time beside FedAvg's round with the same local work.
+"""A round with mixed networks: bytes of both kinds of exchange, and time against FedAvg's round with the same steps.
 
 Bytes: 4 sites (2 x ResNet-18, 2 x ResNet-34), ResNet-34 at the server, 100 public images at 384 px. The soft masks are
-those of a ResNet-18 after a short warm start, on synthetic images; noise, which cannot be compressed, is listed apart.
-Time: the variants ``hssf`` and ``no_sam`` take the same local steps; their second rounds are timed in turn, in one
-process and in seconds of its processor. Each network must run over the public set exactly once in such a round. What
-that pass weighs depends on how many images a site has to each public one: HSSF's skin sites have 519 to 100 on average
-(``104:20`` is a fifth of that); few of them to many public ones (``64:40``) is the harder case.
+predictions of a ResNet-18 for synthetic images after a short warm start. Masks of noise, which cannot be compressed,
+have a separate figure. Time: the variants ``hssf`` and ``no_sam`` take the same local steps. Their second rounds are
+timed in turn, in processor seconds of one process. Each network must run over the public set exactly once per round.
+The share of this pass depends on the ratio of a site's images to public images: HSSF's skin sites have 519 to 100 on
+average (``104:20`` is a fifth of that). With fewer images per public image (``64:40``) the share is larger.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ SERVER = "deeplabv3plus_resnet34"
 
 
 now = time.process_time
-"""Seconds of this process alone: what else the machine does then slows neither side."""
+"""Processor seconds of this process, which other load on the machine hardly affects."""
 
 
 class Clock:
-    """Seconds of the steps of RC and RF, of passes over the public set, and of the rounds around them."""
+    """Measures steps of RC and RF, passes over the public set, and whole rounds without evaluation, in seconds."""
 
     def __init__(self) -> None:
         self.steps = {"RC": 0.0, "RF": 0.0}
@@ -71,7 +71,7 @@ class Clock:
         self.pass_seconds += now() - start
         hook.remove()
         if sum(seen) != self.public:
-            raise AssertionError(f"a pass over {sum(seen)} of {self.public} public images")
+            raise AssertionError(f"a pass saw {sum(seen)} images; the public set has {self.public}")
         self.passes[id(network)] += 1
         return result
 
@@ -95,7 +95,7 @@ class Clock:
 
 
 def bytes_of_a_round(folder: Path, steps: int, public: int) -> list[Figure]:
-    """Messages of one round, counted as the transports count them."""
+    """Bytes of the messages of one round, counted as transports count them."""
     render_synthetic(folder, sites=1, images_per_site=1, public=public, validation=1, test=1).save(folder / "list.json")
     paths = {"datalist": str(folder / "list.json"), "data_root": str(folder), "bundle_root": str(BUNDLE)}
     given = {"image_size": 128, "network_name": SITES[0], "encoder_weights": None}
@@ -110,13 +110,13 @@ def bytes_of_a_round(folder: Path, steps: int, public: int) -> list[Figure]:
     noise = torch.randint(0, 256, masks.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     states = {name: client_network(name).state_dict() for name in {*SITES, SERVER}}
 
-    def of(kind: Kind, tensors: dict[str, torch.Tensor]) -> int:
+    def size_of(kind: Kind, tensors: dict[str, torch.Tensor]) -> int:
         return wire_size(Message(kind, "site-1", 0, 30, tensors=dict(tensors)))
 
-    down = {"weights": len(SITES) * of(Kind.WEIGHTS, states[SERVER])}
-    up = {"weights": sum(of(Kind.WEIGHTS, states[name]) for name in SITES)}
+    down = {"weights": len(SITES) * size_of(Kind.WEIGHTS, states[SERVER])}
+    up = {"weights": sum(size_of(Kind.WEIGHTS, states[name]) for name in SITES)}
     for name, each in (("predictions", masks), ("noise", noise)):
-        down[name] = up[name] = len(SITES) * of(Kind.SOFT_MASKS, {"masks": each})
+        down[name] = up[name] = len(SITES) * size_of(Kind.SOFT_MASKS, {"masks": each})
     total = {name: down[name] + up[name] for name in down}
     mega = {name: {"down_MB": down[name] / 1e6, "up_MB": up[name] / 1e6} for name in down}
     what = f"a round of 2 x ResNet-18, 2 x ResNet-34, D_p of {public}, 384 px: "
@@ -125,7 +125,7 @@ def bytes_of_a_round(folder: Path, steps: int, public: int) -> list[Figure]:
         Figure(
             what + "bytes of `predictions` against `weights`", share["predictions"], bound=1.0, unit="%", details=mega
         ),
-        Figure("the same, masks of pure noise", share["noise"], unit="%"),
+        Figure("the same, masks of noise", share["noise"], unit="%"),
         *(Figure(f"`{name}`: to the sites", down[name] / 1e6, unit="MB") for name in ("predictions", "weights")),
         *(Figure(f"`{name}`: from the sites", up[name] / 1e6, unit="MB") for name in ("predictions", "weights")),
     ]
@@ -134,7 +134,7 @@ def bytes_of_a_round(folder: Path, steps: int, public: int) -> list[Figure]:
 def seconds_of_a_round(
     folder: Path, clock: Clock, images: int, public: int, options: argparse.Namespace
 ) -> list[Figure]:
-    """Second rounds of both modes, in turn."""
+    """Times second rounds of both variants in turn."""
     counts = {"images_per_site": images, "public": public, "validation": 2, "test": 2}
     render_synthetic(folder, sites=options.sites, **counts).save(folder / "list.json")
     clock.public = public
@@ -154,7 +154,7 @@ def seconds_of_a_round(
         ).run()
         return clock.round
 
-    # the jobs' last evaluation reads the clock too: it makes no passes, and no steps
+    # the final evaluation also adds to the clock, but to neither passes nor steps
     measured: list[dict[str, float]] = []
     for repeat in range(options.repeats):
         seconds = {}
@@ -171,7 +171,7 @@ def seconds_of_a_round(
 
 
 def figures_of(measured: list[dict[str, float]], where: str) -> list[Figure]:
-    """Medians over the repeats; a ratio is that of one repeat."""
+    """Figures with medians over repeats; a ratio is the median of the ratios of single repeats."""
 
     def ratio(what: str, parts: list[str], bound: float | None) -> Figure:
         ratios = sorted(each["hssf"] / sum(each[part] for part in ["no_sam", *parts]) for each in measured)
@@ -186,15 +186,15 @@ def figures_of(measured: list[dict[str, float]], where: str) -> list[Figure]:
     }
     return [
         ratio(f"{where}: round against FedAvg's plus the steps of RC and RF", ["RC", "RF"], 1.1),
-        ratio("the same, passes over the public set counted with those steps", ["RC", "RF", "passes"], None),
-        Figure("FedAvg's round, seconds of the processor", median["no_sam"], unit="s"),
-        Figure("a round of unlike networks", median["hssf"], unit="s"),
+        ratio("the same, with passes over the public set added to those steps", ["RC", "RF", "passes"], None),
+        Figure("FedAvg's round, processor time", median["no_sam"], unit="s"),
+        Figure("a round with mixed networks, processor time", median["hssf"], unit="s"),
         *(Figure(f"of that: {what}", median[name], unit="s") for name, what in names.items()),
     ]
 
 
 def scale(text: str) -> tuple[int, int]:
-    """``104:20``: unlabelled images of a site, and public images."""
+    """Parses ``IMAGES:PUBLIC``, such as ``104:20``."""
     images, public = text.split(":")
     return int(images), int(public)
 
@@ -202,11 +202,13 @@ def scale(text: str) -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sites", type=int, default=4)
-    scales = "unlabelled images of a site and public images; may be repeated (default: 104:20 and 64:40)"
+    scales = "unlabelled images per site and public images; may be repeated (default: 104:20 and 64:40)"
     parser.add_argument("--scale", type=scale, action="append", metavar="IMAGES:PUBLIC", help=scales)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--warm-start", type=int, default=60, help="steps before the masks whose bytes are counted")
+    parser.add_argument(
+        "--warm-start", type=int, default=60, help="steps of warm start before the predictions whose bytes are counted"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = bytes_of_a_round(Path(folder) / "bytes", options.warm_start, 100)

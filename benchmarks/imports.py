@@ -1,4 +1,4 @@
-"""Imports and short commands against importing torch, or MONAI, alone; each in a fresh interpreter."""
+"""Imports and short commands against importing only torch, or only MONAI; each in a new interpreter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common import BUNDLE, Figure, record, side_by_side
 
 TORCH = "import torch"
 MONAI = "import monai"
-SELDOM = f"from samfed_monai.core.own_process import set_up_process\nset_up_process()\n{MONAI}\n"
+MONAI_AFTER_SETUP = f"from samfed_monai.core.own_process import set_up_process\nset_up_process()\n{MONAI}\n"
 PACKAGE = "import samfed_monai"
 HELP = (
     "import contextlib, io\n"
@@ -29,13 +29,13 @@ CHECK = (
 
 
 def interpreter(code: str):
-    """Runs code in an interpreter of its own; modules are compiled before what is timed, as an installed package's."""
+    """Returns a call that runs code in a new interpreter, which may cache bytecode as for an installed package."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return lambda: subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def processor_seconds() -> float:
-    """Seconds that the interpreters have taken of the processor so far."""
+    """Processor seconds of all interpreters that have ended."""
     times = os.times()
     return times.children_user + times.children_system
 
@@ -48,11 +48,11 @@ def main() -> None:
     for what, code in (("`import samfed_monai`", PACKAGE), ("`samfed --help`", HELP)):
         times = side_by_side(interpreter(TORCH), interpreter(code), repeats=repeats)
         figures.append(Figure(f"{what} against `import torch`", times["ratio"], bound=1.2, details=times))
-    times = side_by_side(interpreter(SELDOM), interpreter(MONAI), repeats=repeats, clock=processor_seconds)
-    what = "`import monai`, a plain process against one of ours, time of the processor"
+    times = side_by_side(interpreter(MONAI_AFTER_SETUP), interpreter(MONAI), repeats=repeats, clock=processor_seconds)
+    what = "`import monai`, a plain process against one of samfed, processor time"
     figures.append(Figure(what, times["ratio"], details=times))
     times = side_by_side(interpreter(MONAI), interpreter(CHECK), repeats=repeats, clock=processor_seconds)
-    what = f"`samfed check {BUNDLE.name}` against `import monai`, time of the processor"
+    what = f"`samfed check {BUNDLE.name}` against `import monai`, processor time"
     figures.append(Figure(what, times["ratio"], bound=1.5, details=times))
     record(__file__, figures)
 

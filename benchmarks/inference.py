@@ -1,9 +1,9 @@
-"""Images a second of each catalogue network on the CPU: torch, ONNX Runtime and OpenVINO, in several precisions.
+"""Images per second of each client network on the CPU: torch, ONNX Runtime and OpenVINO, in several precisions.
 
-Forms are timed in turn; each is compared with torch in float32 and eight images at a time, as ``samfed infer`` runs it
-unless set otherwise. On one thread the clock counts what a form takes of the processor, not what it waits for it; on
-more it is the wall's. Masks are compared for the network that has trained weights, on its own kind of images.
-``--networks`` and ``--threads`` choose a part, whose figures replace those of the same part alone.
+Backends are timed in turn. Each is compared with torch in float32 with eight images per batch. Times are processor
+seconds with one thread, and wall-clock seconds with several. Masks are compared for the network with trained weights,
+on synthetic skin images. Figures are recorded by network and number of threads; a run replaces only those that it
+measures.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from samfed_monai.networks import CLIENT_NETWORKS, AutocastInferer, client_netwo
 
 TRAINED = "mobile_sam_fpn"
 SIZE, BATCH = 224, 8
-TODAY = "torch float32"
-LEAST_DICE = 0.995
+REFERENCE = "torch float32"
+MIN_DICE = 0.995
 Run = Callable[[Tensor], Tensor]
 
 
@@ -46,9 +46,9 @@ def in_batches(run: Run, size: int, images: Tensor) -> Tensor:
         return torch.cat([run(images[at : at + size]) for at in range(0, len(images), size)])
 
 
-def forms(network: nn.Module, images: Tensor, folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
-    made = {
-        TODAY: partial(in_batches, network, BATCH),
+def backends(network: nn.Module, images: Tensor, folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
+    runs = {
+        REFERENCE: partial(in_batches, network, BATCH),
         "torch bfloat16": partial(in_batches, partial(AutocastInferer(True), network=network), BATCH),
     }
     for name, int8 in (("float32", False), ("int8 (dynamic)", True)):
@@ -57,16 +57,16 @@ def forms(network: nn.Module, images: Tensor, folder: Path) -> dict[str, Callabl
             export_network(network, "onnx", path, images=images, int8=int8)
         except Refused as refused:
             print(refused)
-            return made
-        made[f"ONNX Runtime {name}"] = partial(in_batches, OnnxNetwork(path), 1)
+            return runs
+        runs[f"ONNX Runtime {name}"] = partial(in_batches, OnnxNetwork(path), 1)
     if importlib.util.find_spec("openvino"):
-        made["OpenVINO"] = OnnxNetwork(folder / "float32.onnx", "openvino")
-    return made
+        runs["OpenVINO"] = OnnxNetwork(folder / "float32.onnx", "openvino")
+    return runs
 
 
-def dice(found: Tensor, wanted: Tensor) -> float:
-    ours, theirs = found > 0, wanted > 0
-    return 2 * int((ours & theirs).sum()) / int(ours.sum() + theirs.sum())
+def dice(logits: Tensor, reference: Tensor) -> float:
+    one, other = logits > 0, reference > 0
+    return 2 * int((one & other).sum()) / int(one.sum() + other.sum())
 
 
 def measured(name: str, images: Tensor, repeats: int, threads: int) -> list[Figure]:
@@ -75,32 +75,34 @@ def measured(name: str, images: Tensor, repeats: int, threads: int) -> list[Figu
         network.load_state_dict(trained_weights(network, BUNDLE / "models" / "model.pt"))
     clock = time.process_time if threads == 1 else time.perf_counter
     with tempfile.TemporaryDirectory() as folder:
-        runs = forms(network, images, Path(folder))
-        logits = {form: run(images) for form, run in runs.items()}
-        times: dict[str, list[float]] = {form: [] for form in runs}
+        runs = backends(network, images, Path(folder))
+        logits = {backend: run(images) for backend, run in runs.items()}
+        times: dict[str, list[float]] = {backend: [] for backend in runs}
         for _ in range(repeats):
-            for form, run in runs.items():
-                begun = clock()
+            for backend, run in runs.items():
+                start = clock()
                 run(images)
-                times[form].append(clock() - begun)
+                times[backend].append(clock() - start)
     where = f"{name}, {threads} thread{'s' if threads > 1 else ''}"
     figures, best = [], 1.0
-    for form, taken in times.items():
-        ratios = sorted(base / own for base, own in zip(times[TODAY], taken, strict=True))
+    for backend, seconds in times.items():
+        ratios = sorted(base / own for base, own in zip(times[REFERENCE], seconds, strict=True))
         ratio = statistics.median(ratios)
         details = {"ratio": ratio, "low": ratios[len(ratios) // 4], "high": ratios[-1 - len(ratios) // 4]}
-        figures.append(Figure(f"{where}: {form}", len(images) / statistics.median(taken), unit="images/s"))
-        if form == TODAY:
+        figures.append(Figure(f"{where}: {backend}", len(images) / statistics.median(seconds), unit="images/s"))
+        if backend == REFERENCE:
             continue
-        figures.append(Figure(f"{where}: {form} against {TODAY}", ratio, details=details))
+        figures.append(Figure(f"{where}: {backend} against {REFERENCE}", ratio, details=details))
         if name == TRAINED:
-            same = dice(logits[form], logits[TODAY])
+            same = dice(logits[backend], logits[REFERENCE])
             figures.append(
-                Figure(f"{where}: {form}: Dice of masks to {TODAY}", same, LEAST_DICE, at_least=True, unit="")
+                Figure(f"{where}: {backend}: Dice of masks to {REFERENCE}", same, MIN_DICE, at_least=True, unit="")
             )
-            best = max(best, ratio if same >= LEAST_DICE else 0.0)
+            best = max(best, ratio if same >= MIN_DICE else 0.0)
     if name == TRAINED:
-        figures.append(Figure(f"{where}: the fastest with equal masks against {TODAY}", best, 3.0, at_least=True))
+        figures.append(
+            Figure(f"{where}: the fastest backend with equal masks against {REFERENCE}", best, 3.0, at_least=True)
+        )
     return figures
 
 

@@ -1,7 +1,8 @@
-"""How light the client networks are beside the teacher: parameters, time and memory of one image.
+"""Client networks and the teacher: parameters, and time and memory for one image.
 
-Times are pairs on one thread, one image at a time, in the precision that the processor gains from; the memory is the
-growth of the peak of a process of its own that builds the network and segments one image.
+Networks are timed in pairs on one thread, in bfloat16 if that is faster on the processor. Memory is measured in a
+separate process, which builds the network and segments one image; the peak of a process that only imports is
+subtracted.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ NETWORKS = (
     ("deeplabv3plus_resnet18", 128),
 )
 TEACHER_SIZE = 224
-# not ru_maxrss, which begins with what the parent had when it forked
+# not ru_maxrss, which includes the memory of the parent at the fork
 _PEAK = "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
 
 
@@ -44,16 +45,16 @@ def segment(network: nn.Module, image: Tensor) -> None:
         network(image)
 
 
-def look(teacher: Teacher, image: Tensor) -> None:
+def run_teacher(teacher: Teacher, image: Tensor) -> None:
     teacher.probabilities(image)
 
 
 def megabytes(name: str, size: int) -> float:
-    """Growth of the peak over a process that only imports."""
+    """Peak memory in MB of segmenting one image, less that of a process that only imports."""
     imports = "import torch; from samfed_monai.networks import client_network; torch.set_num_threads(1)"
     run = f"network = client_network({name!r}).eval(); torch.no_grad().__enter__(); "
     run += f"network(torch.rand(1, 3, {size}, {size}))"
-    bare, whole = (
+    imported, ran = (
         int(
             subprocess.run(
                 [sys.executable, "-c", f"{imports}; {part}; {_PEAK}"], check=True, capture_output=True
@@ -61,11 +62,11 @@ def megabytes(name: str, size: int) -> float:
         )
         for part in ("client_network", run)
     )
-    return (whole - bare) / 1024
+    return (ran - imported) / 1024
 
 
-def planes(network: nn.Module) -> nn.Module:
-    """The same network computing in planes of channels, which is how images come, instead of channels last."""
+def channels_first(network: nn.Module) -> nn.Module:
+    """Makes the network compute channels first, which is the memory format of images, instead of channels last."""
     network.encoder.conv_stem.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
     return network
 
@@ -76,8 +77,8 @@ def train_step(network: nn.Module, images: Tensor, masks: Tensor) -> None:
     binary_cross_entropy_with_logits(logits.float(), masks).backward()
 
 
-def apart(network: nn.Module) -> nn.Module:
-    """The same network with batch norms behind their convolutions, as timm has them."""
+def separate_norms(network: nn.Module) -> nn.Module:
+    """Makes the network compute batch norms after their convolutions, as timm does."""
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, FoldedConvNorm):
@@ -85,21 +86,24 @@ def apart(network: nn.Module) -> nn.Module:
     return network
 
 
-def choices(repeats: int) -> list[Figure]:
-    """What two choices are worth, in training and at inference: channels last, norms folded into convolutions."""
+def design_choices(repeats: int) -> list[Figure]:
+    """Times channels last, and norms folded into convolutions, against their alternatives; training and inference."""
     images, figures = torch.rand(8, 3, 224, 224), []
     masks = (torch.rand(8, 1, 224, 224) > 0.5).float()
-    for name, otherwise, choice in (
-        ("lite0_fpn", planes, "channels last against planes of channels"),
-        ("mobile_sam_fpn", apart, "batch norms folded into convolutions against norms of their own"),
+    for name, alternative, choice in (
+        ("lite0_fpn", channels_first, "channels last against channels first"),
+        ("mobile_sam_fpn", separate_norms, "batch norms folded into convolutions against separate norms"),
     ):
-        for what, work in (
+        for what, action in (
             ("a training step of 8 images", partial(train_step, images=images, masks=masks)),
             ("inference on 8 images", partial(segment, image=images)),
         ):
-            both = [client_network(name).train(work.func is train_step) for _ in range(2)]
+            both = [client_network(name).train(action.func is train_step) for _ in range(2)]
             times = side_by_side(
-                partial(work, otherwise(both[0])), partial(work, both[1]), repeats=repeats, clock=time.process_time
+                partial(action, alternative(both[0])),
+                partial(action, both[1]),
+                repeats=repeats,
+                clock=time.process_time,
             )
             figures.append(Figure(f"{name}, 224 px, {what}: {choice}", times["ratio"], bound=1.0, details=times))
     return figures
@@ -128,22 +132,22 @@ def main() -> None:
             clock=time.process_time,
         )
         figures += [
-            Figure(f"{name}, {size} px: memory of one image", megabytes(name, size), unit="MB"),
-            Figure(f"{name}, {size} px: milliseconds an image", 1000 * times["second"], unit="ms"),
+            Figure(f"{name}, {size} px: memory for one image", megabytes(name, size), unit="MB"),
+            Figure(f"{name}, {size} px: milliseconds per image", 1000 * times["second"], unit="ms"),
             Figure(f"{name}, {size} px: its time against {STUDENT}'s at 224 px", times["ratio"], details=times),
         ]
     for views in (1, 4):
         teacher = Teacher(sam, sha256="", size=TEACHER_SIZE, views=views)
         times = side_by_side(
             partial(segment, student, image),
-            partial(look, teacher, image),
+            partial(run_teacher, teacher, image),
             repeats=options.repeats,
             clock=time.process_time,
         )
         what = f"teacher, {TEACHER_SIZE} px, {views} view{'s' if views > 1 else ''}: its time against {STUDENT}'s"
-        figures += [Figure(f"{what.partition(':')[0]}: milliseconds an image", 1000 * times["second"], unit="ms")]
+        figures += [Figure(f"{what.partition(':')[0]}: milliseconds per image", 1000 * times["second"], unit="ms")]
         figures += [Figure(what, times["ratio"], details=times)]
-    record(__file__, [*figures, *choices(options.repeats)])
+    record(__file__, [*figures, *design_choices(options.repeats)])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Dice, IoU and HD95 of mask pairs against MONAI's `compute_dice` and `compute_hausdorff_distance(percentile=95)`.
 
-Lesions with a wavy border, some in several pieces, and predictions that follow them with errors of their own; and
-noise, which has the most surface pixels.
+Pairs are lesions with a wavy border, some in several pieces, and predictions with errors at the border; and noise,
+which has the most surface pixels.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def waves(rng: np.random.Generator, length: float) -> np.ndarray:
-    """Smooth noise of unit variance, its waves about ``length`` pixels long."""
+    """Smooth noise of unit variance with a wavelength of about ``length`` pixels."""
     coarse = gaussian_filter(rng.normal(size=(SIZE // 4, SIZE // 4)), length / 4)
     return zoom(coarse / coarse.std(), 4, order=1)
 
 
 def lesions(rng: np.random.Generator) -> Pair:
-    """A label of one to four ellipses with a wavy border, and a prediction that errs at a coarse and a fine scale."""
+    """A label of one to four ellipses with a wavy border, and a prediction with errors at a coarse and a fine scale."""
     rows, columns = np.mgrid[:SIZE, :SIZE]
     shape = np.full((SIZE, SIZE), -np.inf)
     for piece in range(1 if rng.random() < 0.7 else rng.integers(2, 5)):
@@ -44,12 +44,12 @@ def lesions(rng: np.random.Generator) -> Pair:
 
 
 def noise(rng: np.random.Generator) -> Pair:
-    """A blob, and a prediction that crosses its threshold everywhere."""
+    """A blob as label, and noise as prediction."""
     return waves(rng, 40) > 0.5, gaussian_filter(rng.normal(size=(SIZE, SIZE)), 2) > 0
 
 
 def pairs(make, count: int) -> list[Pair]:
-    """``count`` pairs without an empty mask: predictions and labels."""
+    """``count`` pairs of prediction and label; neither is empty."""
     rng, made = np.random.default_rng(0), []
     while len(made) < count:
         label, prediction = make(rng)
@@ -58,8 +58,8 @@ def pairs(make, count: int) -> list[Pair]:
     return made
 
 
-def monai(made: list[Pair], batch: int = 8) -> np.ndarray:
-    """Dice and HD95 of MONAI, in the batches of an evaluation."""
+def monai_scores(made: list[Pair], batch: int = 8) -> np.ndarray:
+    """Dice and HD95 by MONAI, in batches."""
     found = []
     for start in range(0, len(made), batch):
         predictions, labels = (
@@ -71,17 +71,17 @@ def monai(made: list[Pair], batch: int = 8) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
-def ours(made: list[Pair], pooled: bool = False) -> np.ndarray:
+def package_scores(made: list[Pair], pooled: bool = False) -> np.ndarray:
     scores = [segmentation_scores(*pair, pooled=pooled) for pair in made]
     return np.array([(score.dice, score.hd95) for score in scores])
 
 
 def figure(what: str, made: list[Pair], repeats: int, *, bound: float | None = None, tolerance: float = 1e-4) -> Figure:
-    apart = float(np.abs(ours(made) - monai(made)).max())
-    if apart > tolerance:
-        sys.exit(f"{what}: the scores differ from MONAI's by {apart}: the comparison would mean nothing")
-    times = side_by_side(lambda: ours(made), lambda: monai(made), repeats=repeats, warm_up=0)
-    sizes = {"pairs": len(made), "size": SIZE, "largest_difference": apart}
+    difference = float(np.abs(package_scores(made) - monai_scores(made)).max())
+    if difference > tolerance:
+        sys.exit(f"{what}: the scores differ from MONAI's by {difference}, so the times cannot be compared")
+    times = side_by_side(lambda: package_scores(made), lambda: monai_scores(made), repeats=repeats, warm_up=0)
+    sizes = {"pairs": len(made), "size": SIZE, "largest_difference": difference}
     return Figure(what, times["ratio"], bound=bound, at_least=True, details={**times, **sizes})
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # MONAI's own, about its own arguments
+    warnings.filterwarnings("ignore", category=FutureWarning)  # from MONAI's own calls
     few = max(1, options.pairs // 20)
     record(
         __file__,
@@ -101,8 +101,8 @@ def main() -> None:
                 options.repeats,
                 bound=3.0,
             ),
-            # MONAI places the percentile in float32, which is coarse among the 20,000 surface pixels of noise
-            figure(f"the same of {few} predictions that are noise", pairs(noise, few), options.repeats, tolerance=1e-3),
+            # MONAI interpolates the percentile in float32, which is imprecise for the 20,000 surface pixels of noise
+            figure(f"the same for {few} predictions of noise", pairs(noise, few), options.repeats, tolerance=1e-3),
         ],
     )
 

@@ -1,4 +1,4 @@
-"""What the local experts add to a step of SAM with LoRA, and what the two decoupled stages cost."""
+"""Time that local experts add to a training step of SAM with LoRA, and time of the two decoupled stages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from samfed_monai.losses import StructureLoss, logits_kl
 from samfed_monai.methods.pfedsam import load_balance
 from samfed_monai.networks import AutocastInferer, SamNetwork, SamPath, build_sam, sam_outputs
 
-CALLED = {"vit_t": "MobileSAM", "vit_b": "SAM ViT-B", "vit_l": "SAM ViT-L", "vit_h": "SAM ViT-H"}
+TITLES = {"vit_t": "MobileSAM", "vit_b": "SAM ViT-B", "vit_l": "SAM ViT-L", "vit_h": "SAM ViT-H"}
 
 
 class Step:
-    """A supervised step of a SAM with random weights: forward, loss, backward, AdamW."""
+    """A supervised training step of SAM with random weights: forward, loss, backward, AdamW."""
 
     def __init__(self, base: str, size: int, batch: int, device: str, *, bf16: bool = False, **options: Any) -> None:
         torch.manual_seed(0)
@@ -46,12 +46,12 @@ class Step:
             torch.cuda.synchronize()
 
     def stage(self, path: SamPath) -> None:
-        """A step of stage G (global path) or L, with the other path as guide and its weights at rest."""
-        resting = self.groups["personal" if path is SamPath.GLOBAL else "shared"]
-        for weight in resting:
+        """A step of stage G (global path) or L (personal path), guided by the other path, whose weights are frozen."""
+        frozen = self.groups["personal" if path is SamPath.GLOBAL else "shared"]
+        for weight in frozen:
             weight.requires_grad_(False)
         self(path, mutual=True)
-        for weight in resting:
+        for weight in frozen:
             weight.requires_grad_(True)
 
 
@@ -64,9 +64,9 @@ def compared(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bases", nargs="+", default=["vit_t", "vit_b"], choices=list(CALLED))
-    parser.add_argument("--stages", nargs="*", default=["vit_t"], help="bases whose stages are timed as well")
-    parser.add_argument("--size", type=int, default=256, help="pixels of SAM's input")
+    parser.add_argument("--bases", nargs="+", default=["vit_t", "vit_b"], choices=list(TITLES))
+    parser.add_argument("--stages", nargs="*", default=["vit_t"], help="bases whose stages are also timed")
+    parser.add_argument("--size", type=int, default=256, help="size of SAM's input in pixels")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -75,12 +75,12 @@ def main() -> None:
     for base in options.bases:
         settings = base, options.size, options.batch, options.device
         lora, both, kept = Step(*settings, experts=0), Step(*settings), options.repeats
-        where = f"{CALLED[base]}, {options.size} px, batch {options.batch}"
+        where = f"{TITLES[base]}, {options.size} px, batch {options.batch}"
         figures.append(compared(f"{where}: step with LoRA + L-MoE against LoRA alone", lora, both, kept, 1.25))
         if base not in options.stages:
             continue
         for request, path in (("G", SamPath.GLOBAL), ("L", SamPath.PERSONAL)):
-            what = f"{where}: step of stage {request}, pass of the other path included, against LoRA alone"
+            what = f"{where}: step of stage {request}, including the pass of the other path, against LoRA alone"
             figures.append(compared(what, lora, partial(both.stage, path), kept, None))
         slim = Step(*settings, checkpointing=True)
         figures.append(compared(f"{where}: the same step with checkpointing against without", both, slim, kept, None))

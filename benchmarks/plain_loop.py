@@ -1,9 +1,9 @@
-"""A step of the default against a plain PyTorch loop of the same passes: what handlers, guides and terms cost.
+"""A default training step against a plain PyTorch loop with the same passes: the cost of handlers, guides and terms.
 
-The plain loop has the default's network, whose first layers are not trained, loss, optimizer and precision, and its
-batches, read beforehand: labelled images and strong views with gradient, the round's network on the weak views without,
-one backward pass. The same loop without the round's network says what that pass costs, and the default with all layers
-trained what is saved by leaving the first ones.
+The plain loop uses the default's network (its first layers are not trained), loss, optimizer and precision, and batches
+that are read beforehand. It computes labelled images and strong views with gradients, weak views by the round's network
+without gradients, and one backward pass. The same loop without the round's network shows the cost of that pass. The
+default with all layers trained shows what freezing the first layers saves.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def softened(probability: torch.Tensor, temperature: float = 2.0) -> torch.Tenso
 
 
 class PlainLoop:
-    """Calling it takes one step for each pair of batches.
+    """A plain loop; a call takes one step for each pair of batches.
 
     Args:
-        training: whose network, optimizer and batches it has.
-        steps: how many batches are read, once.
-        guided: whether the round's network looks at the weak views.
+        training: trainer whose network and batches it uses.
+        steps: number of batches, which are read once.
+        guided: whether the round's network runs on the weak views.
     """
 
     def __init__(self, training: Training, *, steps: int, guided: bool = True) -> None:
@@ -74,9 +74,9 @@ class PlainLoop:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=224, help="pixels of the student's images")
+    parser.add_argument("--size", type=int, default=224, help="size of the student's images in pixels")
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=4, help="steps that are timed together")
+    parser.add_argument("--steps", type=int, default=4, help="steps per timed call")
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -92,7 +92,7 @@ def main() -> None:
         )
         times, of_round, of_layers = timed(same, default), timed(without, same), timed(all_layers, default)
     figures = [
-        Figure(f"{what} of the default against a plain loop of the same passes", times["ratio"], 1.05, details=times),
+        Figure(f"{what} of the default against a plain loop with the same passes", times["ratio"], 1.05, details=times),
         Figure("that plain loop against one without the round's network", of_round["ratio"], details=of_round),
         Figure("that step against one with all layers trained", of_layers["ratio"], 1.0, details=of_layers),
     ]

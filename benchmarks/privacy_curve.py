@@ -1,10 +1,10 @@
-"""Dice against epsilon on real images: pFedSAM's LoRA, 0.03 M numbers, or predictions (``--of predictions``).
+"""Dice against epsilon on real images: pFedSAM's LoRA, 0.03 M parameters, or predictions (``--of predictions``).
 
-LoRA has noise at the server or at the sites, predictions at the sites: soft masks of a few public images, by which
-SAM-Fed's unlike networks (``heterogeneous``) and FedMD's learn from each other. One run of ``samfed federate`` for each
-noise multiplier, one seed; a run that is there is not computed again, so the command goes on where it was stopped
-(``--most N`` computes N runs at the most). Written as a table in Markdown. It is small on purpose and says how noise
-compares with none and with sites alone, not what a hospital would get.
+LoRA gets noise at the server or at the sites, predictions at the sites. Predictions are soft masks of a few public
+images, from which the mixed networks of ``heterogeneous`` and ``fedmd`` learn from each other. Each noise multiplier is
+one run of ``samfed federate`` with one seed. Finished runs are kept, so the same command resumes (``--most N`` computes
+at most N runs). The result is a table in Markdown. Runs are small on purpose: they compare noise with no noise and with
+separate sites, and do not predict results at hospitals.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from samfed_monai.methods.heterogeneous import evenly_spaced
 from samfed_monai.privacy.noise import noisy_masks
 
 SCALE = {"batch_size": 4, "warm_start_steps": 60, "limit": 12, "privacy#least_images": 1, "overlays": "false"}
-SAM_AT = {"image_size": 128, "network_def#size": 128}  # where SAM itself is what sites train
+SAM_AT = {"image_size": 128, "network_def#size": 128}  # for variants whose sites train SAM itself
 FEW_MASKS = {"image_size": 224, "public_images": 16, "public_steps": 6, "client_algorithm#mask_size": 8}
 
 
@@ -39,10 +39,10 @@ class Setting:
     """One run of a curve.
 
     Args:
-        variant: what is run.
-        noise: where and how much, as the command line takes it; ``None``: none.
-        scale: sizes and steps, as options.
-        cells: its first two cells in the table: where the noise is added, and its multiplier.
+        variant: the variant of the run.
+        cells: its first two cells in the table: place of the noise, and multiplier.
+        scale: options of size and number of steps.
+        noise: option of the noise as ``NAME=VALUE``; ``None``: no noise.
     """
 
     variant: str
@@ -52,22 +52,22 @@ class Setting:
 
 
 def lora(multipliers: Sequence[float], clip: float) -> dict[str, Setting]:
-    """Name of a run's folder to what is run: LoRA with noise at the server, or at the sites."""
+    """Name of each run's folder to its setting: LoRA with noise at the server, or at the sites."""
     runs = {
         "local": Setting("local_sam", ("none: every site alone", "–"), SAM_AT),
         "none": Setting("pfedsam", ("none", "–"), SAM_AT),
     }
     for multiplier in multipliers:
-        fixed, shown = {"clip": clip, "noise_multiplier": multiplier}, f"{multiplier:g}"
-        server = f"central_differential_privacy={ {**fixed, 'quantile': None} }"
-        sites = f"differential_privacy={fixed}"
+        settings, shown = {"clip": clip, "noise_multiplier": multiplier}, f"{multiplier:g}"
+        server = f"central_differential_privacy={ {**settings, 'quantile': None} }"
+        sites = f"differential_privacy={settings}"
         runs[f"server-{shown}"] = Setting("pfedsam", ("server", shown), SAM_AT, server)
         runs[f"sites-{shown}"] = Setting("pfedsam", ("sites", shown), SAM_AT, sites)
     return runs
 
 
 def predictions(multipliers: Sequence[float], clip: float) -> dict[str, Setting]:
-    """Name of a run's folder to what is run: two methods that exchange predictions, with noise at the sites."""
+    """Name of each run's folder to its setting: two methods that exchange predictions, with noise at the sites."""
     runs = {}
     for variant in ("heterogeneous", "fedmd"):
         runs[variant] = Setting(variant, (f"`{variant}`, none", "–"), FEW_MASKS)
@@ -81,10 +81,10 @@ def predictions(multipliers: Sequence[float], clip: float) -> dict[str, Setting]
 CURVES = {"lora": lora, "predictions": predictions}
 
 
-def what_is_left(options: argparse.Namespace, setting: Setting) -> list[str]:
-    """Mean Dice of true masks of the exchanged public images after the noise: of one site, and of all sites' mean.
+def dice_after_noise(options: argparse.Namespace, setting: Setting) -> list[str]:
+    """Mean Dice of the public images' true masks after the noise: at one site, and averaged over all sites.
 
-    That is the best that can come of it: each site is taken to have predicted the true masks.
+    This is an upper bound of the exchange, since it assumes that each site predicts the true masks.
     """
     if setting.noise is None:
         return ["–", "–"]
@@ -97,8 +97,8 @@ def what_is_left(options: argparse.Namespace, setting: Setting) -> list[str]:
     how = {"clip": options.clip, "noise_multiplier": multiplier}
     draws = [np.random.default_rng(site).standard_normal for site in range(2 * options.divide)]
     sites = [noisy_masks(masks, None, noise=noise, **how) for noise in draws]
-    seen = sites[0], torch.stack([each.double() for each in sites]).mean(0)
-    return [f"{float(dice_of_labels((each > 127).long(), (masks > 127).long()).mean()):.3f}" for each in seen]
+    noisy = sites[0], torch.stack([each.double() for each in sites]).mean(0)
+    return [f"{float(dice_of_labels((each > 127).long(), (masks > 127).long()).mean()):.3f}" for each in noisy]
 
 
 def command(options: argparse.Namespace, folder: Path, setting: Setting) -> list[str]:
@@ -128,12 +128,12 @@ def command(options: argparse.Namespace, folder: Path, setting: Setting) -> list
 SAMFED = [sys.executable, "-c", "import sys; from samfed_monai.cli.main import main; sys.exit(main())"]
 
 
-def own_tables(folder: Path) -> list[list[float]]:
-    """Dice of each test image of each site with its last model, out of the tables that stay at the sites.
+def dice_at_sites(folder: Path) -> list[list[float]]:
+    """Dice of each test image of each site with its last model, from the tables that stay at the sites.
 
-    With noise at the sites no scores of the networks that they keep leave, and the results have none.
+    With noise at the sites, scores of networks that a site keeps are not sent, so results.json lacks them.
     """
-    model = next(name for name in ("last", "best") if (folder / "evaluation" / name).is_dir())  # one, if they are one
+    model = next(name for name in ("last", "best") if (folder / "evaluation" / name).is_dir())  # one folder if equal
     found = sorted((folder / "evaluation" / model).glob("*/test/scores.csv"))
     return [[float(line["dice"]) for line in csv.DictReader(path.open(encoding="utf-8"))] for path in found]
 
@@ -144,7 +144,7 @@ def row(setting: Setting, folder: Path, more: Sequence[str]) -> str:
     server, sites = account.get("central_differential_privacy"), account.get("differential_privacy")
     epsilon = server["epsilon_replaced"] if server else sites["epsilon_total"] if sites else None
     spent = "–" if epsilon is None else f"{epsilon:.3g}" if epsilon < 100 else f"{epsilon:,.0f}"
-    sites_dice = own_tables(folder)
+    sites_dice = dice_at_sites(folder)
     scores = [fmean(dice for each in sites_dice for dice in each), min(map(fmean, sites_dice))]
     cells = [*setting.cells, spent, *(f"{value:.3f}" for value in scores), *more]
     return f"| {' | '.join(cells)} |"
@@ -154,13 +154,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with data/polyp and data/splits (SAMFED_DATA)")
     parser.add_argument("--output", type=Path, default=Path("runs/privacy-curve"))
-    parser.add_argument("--of", choices=list(CURVES), default="lora", help="what travels")
+    parser.add_argument("--of", choices=list(CURVES), default="lora", help="what sites exchange")
     parser.add_argument("--multipliers", type=float, nargs="+", default=[0.5, 2.0, 8.0])
     parser.add_argument("--clip", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6, help="local steps of a round")
-    parser.add_argument("--divide", type=int, default=4, help="parts of each collection, a site each")
-    parser.add_argument("--most", type=int, help="runs to compute at the most")
+    parser.add_argument("--steps", type=int, default=6, help="local steps per round")
+    parser.add_argument("--divide", type=int, default=4, help="parts per collection; each is a site")
+    parser.add_argument("--most", type=int, help="maximum number of runs to compute")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     if not (options.output / "list.json").is_file():
@@ -176,7 +176,7 @@ def main() -> None:
                 continue
             subprocess.run(command(options, folder, setting), check=True)
             computed += 1
-        more = what_is_left(options, setting) if options.of == "predictions" else []
+        more = dice_after_noise(options, setting) if options.of == "predictions" else []
         rows.append(row(setting, folder, more))
     heads = ["noise at", "multiplier", "epsilon", "Dice", "worst site"]
     heads += ["masks after noise: a site's", "all sites' mean"] if options.of == "predictions" else []

@@ -1,7 +1,7 @@
-"""Public images at several sites in one process: one copy that they share against one each, in memory and time.
+"""Public images at several sites in one process: one shared copy against one copy per data set, in memory and time.
 
-Each side is a process of its own: the labelled views of every site and, as methods of unlike networks have it, the
-plain images beside them, each read once, with the bundle's own transforms.
+Each setting runs in a separate process. It reads, once and with the bundle's transforms, the labelled views of every
+site, and the plain images that methods with mixed networks also use.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 from common import BUNDLE, Figure, record
-from stand_ins import resident
+from simulated_sites import resident
 
 
 def read(folder: Path, sites: int, shared: bool) -> dict[str, float]:
-    """MiB and processor seconds of all sites' data sets."""
+    """Memory in MiB and processor seconds of reading the data sets of all sites."""
     from samfed_monai.bundle import SplitDataset
     from samfed_monai.federation.workflow import client_config
 
@@ -34,15 +34,15 @@ def read(folder: Path, sites: int, shared: bool) -> dict[str, float]:
         data, plain = (parser.get_parsed_content(name) for name in ("images", "validate#preprocessing"))
         kept += [parser.get_parsed_content("train#dataset"), SplitDataset(data=data, split="public", transform=plain)]
         for dataset in kept[-2:]:
-            for place in range(len(dataset)):
-                dataset[place]
+            for index in range(len(dataset)):
+                dataset[index]
     return {"MiB": resident() - before, "seconds": time.process_time() - started}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sites", type=int, default=4)
-    parser.add_argument("--images", type=int, default=100, help="public ones, of 600 x 450 pixels")
+    parser.add_argument("--images", type=int, default=100, help="public images, of 600 x 450 pixels")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--of", help=argparse.SUPPRESS)
     parser.add_argument("--shared", action="store_true", help=argparse.SUPPRESS)
@@ -71,9 +71,9 @@ def main() -> None:
     record(
         __file__,
         [
-            Figure(f"{what}: memory with a copy for each data set", median[False, "MiB"], unit="MiB"),
+            Figure(f"{what}: memory with one copy per data set", median[False, "MiB"], unit="MiB"),
             Figure(f"{what}: memory with one copy", median[True, "MiB"], unit="MiB"),
-            Figure(f"{what}: time of the processor to read all of them once, one copy against one each", ratio),
+            Figure(f"{what}: processor time of reading all once, one copy against one per data set", ratio),
         ],
     )
 

@@ -1,8 +1,8 @@
-"""What the report of a run of 100 rounds costs beside the run.
+"""Time of writing the report of a run of 100 rounds, as a share of the run.
 
-Two sites train for two rounds, with fewer steps and smaller images than any bundle asks for, so that the run is as
-short as a run can be; its rounds are then repeated in `federation.csv` until there are 100. The run of 100 rounds is
-taken to last that many times as long as the second one.
+Two sites train for two rounds, with fewer steps and smaller images than in any bundle, so that the run is short. The
+second round is then repeated in `federation.csv` until there are 100. The time of a run of 100 rounds is estimated as
+100 times that of the second round.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REPEATS = 5
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Median of several calls after one that warms up, which imports and finds fonts."""
+    """Median duration of several calls, after a warm-up call that imports modules and finds fonts."""
     taken = []
     for _ in range(1 + REPEATS):
         start = time.perf_counter()
@@ -35,7 +35,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def repeat_rounds(run: Path, rounds: int) -> None:
-    """Makes a finished run of two rounds look like one of many."""
+    """Makes a finished run of two rounds look like one of ``rounds`` rounds."""
     head, *rows = (run / "federation.csv").read_text(encoding="utf-8").splitlines()
     of_a_round = [row.partition(",")[2] for row in rows if row.startswith("1,")]
     lines = [f"{number},{row}" for number in range(rounds) for row in of_a_round]
@@ -74,14 +74,14 @@ def main() -> None:
         round_seconds = sum(read_json(run / "rounds" / "001" / "round.json")["seconds"].values())
         repeat_rounds(run, options.rounds)
         report = Report(run_folder=run, datalist=folder / "list.json", data_root=folder / "images")
-        whole = seconds(report.write)
+        report_seconds = seconds(report.write)
         named = f"{options.rounds} rounds of 2 sites, {options.steps} steps at {options.size} px"
-        share = 100 * whole / (options.rounds * round_seconds)
+        share = 100 * report_seconds / (options.rounds * round_seconds)
         record(
             __file__,
             [
-                Figure(f"{named}: the report, share of the run", share, 1.0, unit="%"),
-                Figure(f"{named}: the report", whole, unit="s"),
+                Figure(f"{named}: the report as a share of the run", share, 1.0, unit="%"),
+                Figure(f"{named}: the report", report_seconds, unit="s"),
                 Figure(f"{named}: a round", round_seconds, unit="s"),
             ],
         )

@@ -1,8 +1,8 @@
-"""Runs every benchmark and composes docs/benchmarks.md from what they recorded.
+"""Runs all benchmarks and writes docs/benchmarks.md from their recorded results.
 
-``--compose`` only composes; names run a part: ``python benchmarks/run_all.py imports aggregation``. ``--try 40`` starts
-each in a copy of the repository, ends it after so many seconds, and says which had failed by then: what they use of
-the package changes, and no test looks at them.
+Names select benchmarks: ``python benchmarks/run_all.py imports aggregation``. ``--compose`` runs none and only writes
+the page. ``--try 40`` starts each benchmark in a copy of the repository, stops it after 40 seconds, and reports those
+that failed. Use it after a change of the package, since tests do not run most benchmarks.
 """
 
 from __future__ import annotations
@@ -24,45 +24,45 @@ from common import RESULTS, short
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 SCRIPTS = {
-    "light": "Client networks beside the teacher",
-    "inference": "Images a second",
-    "guided_iteration": "What the guidance costs, and what the store saves",
+    "light": "Client networks and the teacher",
+    "inference": "Images per second",
+    "guided_iteration": "Cost of SAM's guidance",
     "teacher_precision": "The teacher in bfloat16",
     "encoder": "MobileSAM's encoder",
-    "teacher_fit": "A teacher's fit",
+    "teacher_fit": "Fitting the teacher",
     "semi_supervised_iteration": "The whole iteration against the supervised step",
     "plain_loop": "A default step against a plain PyTorch loop",
     "federation_overhead": "The federation's share of a round",
     "whole_run": "A whole run against the first edition",
-    "workers": "Sites in processes side by side",
-    "public_images": "Public images at several sites of one process",
-    "unread_average": "A step without the averaged student that no term reads",
+    "workers": "Sites in parallel processes",
+    "public_images": "Public images of several sites in one process",
+    "unread_average": "A step without the averaged student",
     "flare": "On NVIDIA FLARE",
-    "sizing": "A FLARE server's memory by sites",
-    "heterogeneous": "Unlike networks",
+    "sizing": "Memory of a FLARE server",
+    "heterogeneous": "Mixed networks",
     "pfedsam": "SAM with LoRA and local experts",
-    "sam_memory": "Checkpointing and bfloat16 of that SAM",
+    "sam_memory": "Checkpointing and bfloat16 for SAM",
     "aggregation": "Aggregation",
     "secure_sum": "Secure aggregation",
     "report": "The report of 100 rounds",
-    "growth": "What grows with sites and with rounds",
-    "soak": "A long run with sites that lie and go",
+    "growth": "Growth with sites and rounds",
+    "soak": "Soak test with faulty sites",
     "metrics": "Dice, IoU and HD95",
-    "allocator": "Memory that is kept",
-    "spinning": "Beside other work",
+    "allocator": "Keeping freed memory",
+    "spinning": "On a busy machine",
     "imports": "Imports",
 }
 HEAD = """# Speed and memory
 
-For everyone who plans machines or changes code; written by the command below, not by hand.
+For planning machines and for changing code. This command writes the page:
 
 ```bash
 make bench
 ```
 
-A ratio with a middle half is the median over pairs timed in turn, so that other load affects both sides alike; one
-without is of the medians of runs made one after the other. Seconds are for orientation only. Bounds are this project's
-own.
+*A against B* is the ratio A / B. If a ratio has a middle half (its quartiles), it is the median over pairs that were
+timed in turn, so other load affects both sides alike. Otherwise it is a ratio of single measurements or of medians.
+Seconds are for orientation only. Bounds are this project's own.
 """
 
 
@@ -92,15 +92,15 @@ def source(content: dict) -> str:
     )
 
 
-def present() -> dict[str, str]:
-    """Sections that the page has now, by title."""
+def current_sections() -> dict[str, str]:
+    """Sections of the existing page, by title."""
     text = PAGE.read_text() if PAGE.is_file() else ""
     return {part.partition("\n")[0]: f"## {part.rstrip()}\n" for part in text.split("\n## ")[1:]}
 
 
 def compose() -> None:
-    """Writes the page; a part without a result here keeps the section that the page has."""
-    parts, kept = [HEAD], present()
+    """Writes the page; a benchmark without a recorded result keeps its section of the existing page."""
+    parts, kept = [HEAD], current_sections()
     for name, title in SCRIPTS.items():
         path = RESULTS / f"{name}.json"
         if path.is_file():
@@ -112,12 +112,12 @@ def compose() -> None:
 
 
 def failed_within(names: Iterable[str], seconds: float) -> list[str]:
-    """Benchmarks that fail within so many seconds, with the last line that each wrote; nothing is recorded here."""
+    """Benchmarks that fail within ``seconds``, with the last line of their output; no result is recorded."""
     failed = []
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "repository"
-        unwanted = shutil.ignore_patterns(".*", "runs", "site", "__pycache__")
-        shutil.copytree(HERE.parent, copy, ignore=unwanted)
+        ignored = shutil.ignore_patterns(".*", "runs", "site", "__pycache__")
+        shutil.copytree(HERE.parent, copy, ignore=ignored)
         for name in names:
             output = Path(folder) / f"{name}.log"
             with open(output, "w") as log:
@@ -131,19 +131,21 @@ def failed_within(names: Iterable[str], seconds: float) -> list[str]:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(seconds)
                 if process.returncode:
-                    failed.append(f"{name}: {(output.read_text().splitlines() or ['nothing'])[-1]}")
-                with contextlib.suppress(ProcessLookupError):  # and what it has started
+                    failed.append(f"{name}: {(output.read_text().splitlines() or ['no output'])[-1]}")
+                with contextlib.suppress(ProcessLookupError):  # with the processes that it started
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            print(f"{name}: {'failed' if process.returncode > 0 else 'no failure'}", flush=True)
+            print(f"{name}: {'failed' if process.returncode > 0 else 'did not fail'}", flush=True)
     return failed
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[*SCRIPTS, []], metavar="NAME", help=", ".join(SCRIPTS))
-    parser.add_argument("--compose", action="store_true", help="run nothing, write the page from recorded results")
-    parser.add_argument("--try", dest="seconds", type=float, metavar="SECONDS", help="start each, for so long at most")
+    parser.add_argument("--compose", action="store_true", help="only write the page from recorded results")
+    parser.add_argument(
+        "--try", dest="seconds", type=float, metavar="SECONDS", help="run each for at most SECONDS and report failures"
+    )
     options = parser.parse_args()
     if options.seconds:
         failed = failed_within(options.names or SCRIPTS, options.seconds)

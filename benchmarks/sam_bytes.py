@@ -1,6 +1,6 @@
-"""Bytes of a round by variant and SAM, from shapes alone (no weight is allocated): the table of docs/personalised.md.
+"""Prints bytes per round by SAM and variant, computed from shapes without allocating weights.
 
-``--write`` puts it there.
+``--write`` also updates the table in docs/personalised.md.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from common import write_between
-from pfedsam import CALLED
+from pfedsam import TITLES
 
 from samfed_monai.networks import SamNetwork, build_sam
 from samfed_monai.protocol import Kind, Message, wire_size
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "personalised.md"
 MARKS = ("<!-- bytes: written by benchmarks/sam_bytes.py -->", "<!-- end of bytes -->")
-#: What each variant's file says of ``network_def``.
+#: Overrides of ``network_def`` in each variant's file.
 VARIANTS: dict[str, dict[str, Any]] = {
     "pfedsam": {},
     "fedsam": {"experts": 0, "decoder": "shared"},
@@ -27,13 +27,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def megabytes(count: int) -> str:
-    """Three digits."""
+    """Formats bytes as MB with three digits."""
     value = count / 1e6
     return f"{value:.2f} MB" if value < 10 else f"{value:.1f} MB" if value < 100 else f"{value:,.0f} MB"
 
 
 def row(base: str, variant: str, size: int) -> str:
-    """One line: what a site sends and is sent in a round, scores left out, and before the first one."""
+    """A table row: bytes that a site sends and receives per round without scores, and before the first round."""
     with torch.device("meta"):
         network = SamNetwork(build_sam(base, size=size), size, **VARIANTS[variant])
     split, state = network.key_split(), network.state_dict()
@@ -42,20 +42,20 @@ def row(base: str, variant: str, size: int) -> str:
         for names in (split.shared, split.personal)
     )
     before = megabytes(kept) if split.personal else "nothing"
-    return f"| {CALLED[base]} | `{variant}` | {megabytes(model)} | {megabytes(model)} | {before} |"
+    return f"| {TITLES[base]} | `{variant}` | {megabytes(model)} | {megabytes(model)} | {before} |"
 
 
 def table(bases: list[str], size: int) -> str:
-    """Markdown."""
+    """The table in Markdown."""
     head = ["| SAM | variant | up | down | once, before round 0 |", "| --- | --- | --- | --- | --- |"]
     return "\n".join([*head, *(row(base, variant, size) for base in bases for variant in VARIANTS)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bases", nargs="+", default=list(CALLED), choices=list(CALLED))
-    parser.add_argument("--size", type=int, default=256, help="pixels of SAM's input")
-    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    parser.add_argument("--bases", nargs="+", default=list(TITLES), choices=list(TITLES))
+    parser.add_argument("--size", type=int, default=256, help="size of SAM's input in pixels")
+    parser.add_argument("--write", action="store_true", help=f"update the table in {PAGE.name}")
     options = parser.parse_args()
     text = table(options.bases, options.size)
     print(text)

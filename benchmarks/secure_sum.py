@@ -1,4 +1,4 @@
-"""What secure aggregation costs: bytes of a site and a round, and the time of masks at a site and at the server."""
+"""Cost of secure aggregation: bytes per site and round, and time for masks at a site and at the server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IMAGES = 40
 
 
 class Site(ClientAlgoSite):
-    """Answers with the weights that it was made with, as they are or under masks; counts its own seconds."""
+    """A site that replies with fixed weights, plain or masked, and measures its processor seconds."""
 
     def __init__(
         self, site: str, sites: list[str], weights: Mapping[str, Tensor], sums: Path, *, last: Task | None = None
@@ -47,7 +47,7 @@ class Site(ClientAlgoSite):
 
 
 def round_of(weights: Mapping[str, Tensor], sites: int, *, plain: bool = False, dropped: int = 0) -> dict[str, float]:
-    """Bytes and seconds of one round, of which ``dropped`` sites are gone before they send their masked weights."""
+    """Bytes and processor seconds of one round, in which ``dropped`` sites fail before they send masked weights."""
     folder = Path(tempfile.mkdtemp())
     names = [f"site-{index:02d}" for index in range(sites)]
     workers = {
@@ -63,11 +63,11 @@ def round_of(weights: Mapping[str, Tensor], sites: int, *, plain: bool = False, 
     started = time.process_time()
     transport.send_and_receive(Task.TRAIN, strategy.configure(0), on_reply=take)
     (strategy if plain else server).finish(0)
-    whole = time.process_time() - started
+    total = time.process_time() - started
     at_sites = sum(worker.seconds for worker in workers.values())
     traffic: dict[str, Any] = transport.take_traffic()
     last = traffic[names[-1]]
-    return {"up": last.up, "down": last.down, "site": at_sites / sites, "server": whole - at_sites}
+    return {"up": last.up, "down": last.down, "site": at_sites / sites, "server": total - at_sites}
 
 
 def main() -> None:
@@ -80,20 +80,22 @@ def main() -> None:
     figures = []
     for sites in options.sites:
         plain, secure = round_of(weights, sites, plain=True), round_of(weights, sites)
-        gone = round_of(weights, sites, dropped=1)
+        dropped = round_of(weights, sites, dropped=1)
         what = f"{options.network}, {sites} sites"
         figures += [
             Figure(
-                f"{what}: bytes up of a site and a round, against FedAvg", secure["up"] / plain["up"], details=secure
+                f"{what}: bytes sent per site and round, against FedAvg", secure["up"] / plain["up"], details=secure
             ),
-            Figure(f"{what}: bytes up of a site and a round", secure["up"] / 1e6, unit="MB"),
-            Figure(f"{what}: bytes down of a site and a round, against FedAvg", secure["down"] / plain["down"]),
+            Figure(f"{what}: bytes sent per site and round", secure["up"] / 1e6, unit="MB"),
+            Figure(f"{what}: bytes received per site and round, against FedAvg", secure["down"] / plain["down"]),
             Figure(
-                f"{what}: keys and shares of a site and a round", (secure["down"] - plain["down"]) / 1e3, unit="kB down"
+                f"{what}: keys and shares received per site and round",
+                (secure["down"] - plain["down"]) / 1e3,
+                unit="kB",
             ),
-            Figure(f"{what}: processor's time at a site", secure["site"] - plain["site"], unit="s"),
-            Figure(f"{what}: processor's time at the server", secure["server"] - plain["server"], unit="s"),
-            Figure(f"{what}, one lost after the keys: processor's time at the server", gone["server"], unit="s"),
+            Figure(f"{what}: processor time at a site", secure["site"] - plain["site"], unit="s"),
+            Figure(f"{what}: processor time at the server", secure["server"] - plain["server"], unit="s"),
+            Figure(f"{what}, one lost after the keys: processor time at the server", dropped["server"], unit="s"),
         ]
     record(__file__, figures)
 

@@ -1,6 +1,6 @@
-"""Whether SEE's pseudo-labels get better: Dice of what a run's sites stored, in a round and in the one before.
+"""Whether SEE's pseudo-labels improve: Dice of the stored pseudo-labels of a run's last two rounds.
 
-The sites' own masks, which the run did not see, are the measure. A run keeps the stores of its last two rounds:
+Dice is computed against the sites' own masks, which the run did not use. A run keeps the stores of its last two rounds:
 
     samfed federate samfed_polyp --variant see_few --datalist list.json --data-root DATA --rounds 2 --output-dir RUN
     python benchmarks/see.py RUN --datalist list.json --data-root DATA
@@ -28,12 +28,12 @@ from samfed_monai.metrics import segmentation_scores
 
 @dataclass(frozen=True)
 class Change:
-    """One image's pseudo-labels in two rounds.
+    """The pseudo-labels of one image in two rounds.
 
     Args:
-        before, after: Dice of their mean with the image's mask, in [0, 1].
-        replaced: whether the later round has others.
-        used: whether one of the later ones is sure enough as a whole to be learned from.
+        before, after: Dice between the mean of the pseudo-labels and the image's mask, in [0, 1].
+        replaced: whether the later round has different ones.
+        used: whether a later one is certain enough for training.
     """
 
     before: float
@@ -43,10 +43,10 @@ class Change:
 
 
 def changes(old: PseudoLabelStore, new: PseudoLabelStore, masks: Mapping[str, np.ndarray]) -> dict[str, Change]:
-    """Every image that both stores have.
+    """Changes of the images that both stores have.
 
     Args:
-        old, new: of two rounds.
+        old, new: stores of two rounds.
         masks: (H, W) bool by the image's SHA-256.
     """
     found = {}
@@ -61,14 +61,14 @@ def changes(old: PseudoLabelStore, new: PseudoLabelStore, masks: Mapping[str, np
 
 
 def summary(site: str, images: Iterable[Change]) -> str:
-    """A line: of how many images how many were replaced, and what that did to their Dice."""
+    """One line of text: number of images, number of replaced pseudo-labels, and their Dice before and after."""
     images = list(images)
     replaced = [each for each in images if each.replaced]
     text = f"{site}: {len(images)} images, Dice {_mean(images, 'before')} to {_mean(images, 'after')}"
     better = sum(each.after > each.before for each in replaced)
-    more = f", of which {better} better: Dice {_mean(replaced, 'before')} to {_mean(replaced, 'after')}"
+    more = f", {better} of them better: Dice {_mean(replaced, 'before')} to {_mean(replaced, 'after')}"
     used = sum(each.used for each in images)
-    return f"{text}; {len(replaced)} replaced{more if replaced else ''}; {used} are sure enough to be learned from"
+    return f"{text}; {len(replaced)} replaced{more if replaced else ''}; {used} are certain enough for training"
 
 
 def _mean(images: list[Change], name: str) -> str:

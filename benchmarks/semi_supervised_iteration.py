@@ -1,4 +1,4 @@
-"""The whole semi-supervised iteration (labelled, weak, strong, global guide, EMA) against the supervised step alone."""
+"""A whole semi-supervised iteration (labelled, weak, strong, global guide, EMA) against only the supervised step."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from training import SUPERVISED, Training, prepare
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256], help="pixels of the student's images")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[128, 256], help="sizes of the student's images in pixels"
+    )
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=6, help="iterations that are timed together")
+    parser.add_argument("--steps", type=int, default=6, help="iterations per timed call")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     figures = []

@@ -1,8 +1,8 @@
-"""A long run of a real server with many stand-in sites, which come, go, lie and crash: nothing is lost, memory is flat.
+"""Soak test: a long run of a real server with many simulated sites that join, leave, crash and send faulty updates.
 
-Each round is checked as it ends: whose update counted and whose did not, and, on one tensor to the bit, that the model
-is FedAvg's mean of those that did. The server is killed (SIGKILL) now and then, in the middle of a round, and started
-again. A stopped run goes on with the same command. Memory is that of the server's process.
+No round may be lost, and memory may not grow. After each round, the test checks which updates counted, and that one
+tensor of the model is bit-equal to FedAvg's mean of those updates. Now and then the server is killed (SIGKILL) in the
+middle of a round and started again. The same command resumes a stopped run. Memory is that of the server's process.
 
     python benchmarks/soak.py --sites 200 --rounds 500 --output-dir runs/soak
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from common import Figure, record
-from stand_ins import Behaviour, StandIns, honest, images_of, model, resident, site_names, step_of
+from simulated_sites import Behaviour, SimulatedSites, images_of, model, resident, site_names, step_of, wrong_entries
 
 from samfed_monai.core.io import append_line
 from samfed_monai.core.seeds import derive_seed
@@ -39,92 +39,92 @@ JOURNAL = "soak.jsonl"
 
 
 class WrongRound(Exception):
-    """A round is not what its sites make of it."""
+    """The record or the model of a round does not match the behaviour of its sites."""
 
 
-class Watch:
-    """Looks at every round that is stored, and notes time and memory in the journal.
+class RoundCheck:
+    """Checks every stored round, and writes its time and memory to the journal.
 
     Args:
-        folder: of the run.
-        strategy: of the server.
-        behaviour: of the sites.
-        start: the watched tensor before the first round that this process runs.
+        folder: folder of the run.
+        strategy: strategy of the server.
+        behaviour: behaviour of the sites.
+        start: the checked tensor before the first round of this process.
     """
 
     def __init__(self, folder: Path, strategy: FedAvg, behaviour: Behaviour, start: torch.Tensor) -> None:
         self.folder, self.strategy, self.behaviour = folder, strategy, behaviour
-        self.before, self.began = start, time.monotonic()
+        self.before, self.started = start, time.monotonic()
 
     def __call__(self, records: Sequence[Mapping[str, Any]]) -> None:
         last = records[-1]
         round = last["round"]
-        wrong = honest(last, self.behaviour, round)
-        name = watched(self.strategy.global_weights)
+        wrong = wrong_entries(last, self.behaviour, round)
+        name = checked_tensor(self.strategy.global_weights)
         after = self.strategy.global_weights[name]
         if not torch.equal(after, self._mean(last)):
             wrong.append(f"round {round}: {name} is not the mean of the updates that counted")
         if len(records) != round + 1:
-            wrong.append(f"round {round}: rounds are missing before it")
+            wrong.append(f"round {round}: earlier rounds are missing")
         if wrong:
             raise WrongRound("\n".join(wrong))
         self.before = after.clone()
         now = time.monotonic()
-        line = {"round": round, "process": os.getpid(), "MiB": resident(), "seconds": now - self.began}
+        line = {"round": round, "process": os.getpid(), "MiB": resident(), "seconds": now - self.started}
         line["left_out"] = sum(entry["status"] != "ok" for entry in last["sites"].values())
         append_line(self.folder / JOURNAL, json.dumps(line))
-        self.began = now
+        self.started = now
 
     def _mean(self, last: Mapping[str, Any]) -> torch.Tensor:
         sites = [site for site, entry in last["sites"].items() if entry["status"] == "ok"]
-        again = FedAvg().attach(Server(sites, last["rounds"], weights={"w": self.before}))
-        again.configure(last["round"])
+        strategy = FedAvg().attach(Server(sites, last["rounds"], weights={"w": self.before}))
+        strategy.configure(last["round"])
         for site in sorted(sites):
             tensor = self.before + step_of(self.behaviour.seed, site, last["round"])
-            again.accept(
+            strategy.accept(
                 last["round"], site, Message(Kind.WEIGHTS, site, 0, 1, n=images_of(site), tensors={"w": tensor})
             )
-        again.finish(last["round"])
-        return again.global_weights["w"]
+        strategy.finish(last["round"])
+        return strategy.global_weights["w"]
 
 
-def watched(weights: Mapping[str, torch.Tensor]) -> str:
-    """The smallest tensor of floating-point weights that steps are added to."""
+def checked_tensor(weights: Mapping[str, torch.Tensor]) -> str:
+    """Name of the smallest floating-point tensor to which sites add steps."""
     floats = [name for name, t in weights.items() if t.is_floating_point() and not name.endswith("running_var")]
     return min(floats, key=lambda name: (weights[name].numel(), name))
 
 
-def dies_at(seed: int, round: int, sites: int, every: int) -> int | None:
-    """The answer in ``round`` at which the server is killed; ``None`` in most rounds."""
+def kill_index(seed: int, round: int, sites: int, every: int) -> int | None:
+    """Index of the reply before which the server is killed in ``round``; ``None``: it is not killed."""
     drawn = derive_seed(seed, "kill", round)
     return drawn // every % sites if every and drawn % every == 0 else None
 
 
 def serve(folder: Path, options: argparse.Namespace) -> None:
-    """Runs what is left of the rounds in this process."""
-    logging.getLogger("samfed_monai").setLevel(logging.ERROR)  # sites lie by the thousand
+    """Runs the remaining rounds in this process."""
+    logging.getLogger("samfed_monai").setLevel(logging.ERROR)  # there are thousands of faulty updates
     torch.set_num_threads(1)
     weights, names = model(options.network), site_names(options.sites)
-    behaviour = Behaviour(options.seed, lies=options.lies, absences=options.absences)
+    behaviour = Behaviour(options.seed, faults=options.faults, absences=options.absences)
 
-    def at_answer(round: int, number: int) -> None:
+    def before_reply(round: int, number: int) -> None:
         mark = folder / "killed" / str(round)
-        if dies_at(options.seed, round, options.sites, options.kill_every) == number and not mark.exists():
+        if kill_index(options.seed, round, options.sites, options.kill_every) == number and not mark.exists():
             mark.parent.mkdir(exist_ok=True)
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    post = StandIns(behaviour, sites=options.sites, at_answer=at_answer)
+    post = SimulatedSites(behaviour, sites=options.sites, before_reply=before_reply)
     progress = Progress(show=None if options.progress else False)
     transport = WireTransport(post, names, run="soak", patience=60.0, progress=Progress(show=False), spool=folder)
     settings = {"participants": options.sites, "network": options.network, "rounds": options.rounds}
-    settings |= {"lies": options.lies, "absences": options.absences}
+    settings |= {"faults": options.faults, "absences": options.absences}
     with RunFolder(folder).open(settings, seeds={"seed": options.seed}) as run:
         strategy = FedAvg()
         strategy.attach(Server(names, options.rounds, options.seed, weights=weights, guard=UpdateGuard(action="skip")))
         stored = run.store.latest()
-        held = run.store.weights(stored["round"]) if stored else weights
-        watch = Watch(folder, strategy, behaviour, held[watched(held)].clone())
+        start = run.store.weights(stored["round"]) if stored else weights
+        check = RoundCheck(folder, strategy, behaviour, start[checked_tensor(start)].clone())
         RoundController(
             transport=transport,
             strategy=strategy,
@@ -135,29 +135,29 @@ def serve(folder: Path, options: argparse.Namespace) -> None:
             quorum=max(2, options.sites // 4),
             splits=("validation",),
             progress=progress,
-            on_round=watch,
+            on_round=check,
             counts=Counts({name: images_of(name) for name in names}),
         ).run()
 
 
 def growth(lines: Sequence[Mapping[str, Any]]) -> float:
-    """MiB that the longest-lived process grew by in a round: a line through all its rounds but the first three."""
-    by: dict[int, list[Mapping[str, Any]]] = {}
+    """Memory growth per round in MiB, fitted to all but the first three rounds of the process with the most rounds."""
+    by_process: dict[int, list[Mapping[str, Any]]] = {}
     for line in lines:
-        by.setdefault(line["process"], []).append(line)
-    points = max(by.values(), key=len)[3:]
+        by_process.setdefault(line["process"], []).append(line)
+    points = max(by_process.values(), key=len)[3:]
     if len(points) < 3:
         return float("nan")
     mean = sum(point["round"] for point in points) / len(points)
-    across = sum((point["round"] - mean) ** 2 for point in points)
-    return sum((point["round"] - mean) * point["MiB"] for point in points) / across
+    variance = sum((point["round"] - mean) ** 2 for point in points)
+    return sum((point["round"] - mean) * point["MiB"] for point in points) / variance
 
 
 def soak(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Starts servers, one after the other, until the rounds are done; the journal's lines."""
+    """Runs the server, restarting it after each kill, until all rounds are done; returns the lines of the journal."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "--serve", "--output-dir", str(folder)]
-    for name in ("sites", "rounds", "network", "seed", "lies", "absences", "kill_every", "timeout"):
+    for name in ("sites", "rounds", "network", "seed", "faults", "absences", "kill_every", "timeout"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     command += [] if options.progress else ["--no-progress"]
     while (code := subprocess.run(command).returncode) == -signal.SIGKILL:
@@ -166,11 +166,11 @@ def soak(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
         raise SystemExit(code)
     lines = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
     done = {line["round"] for line in lines}
-    # the server may be killed between storing a round and noting it: the round counts, it is in rounds/
+    # killed between storing a round and writing its line: the round still counts, since it is in rounds/
     stored = set(RunFolder(folder).store.rounds())
     if stored != set(range(options.rounds)) or len(stored - done) > len({line["process"] for line in lines}):
         raise SystemExit(f"rounds were lost: {sorted(set(range(options.rounds)) - stored)}")
-    RunFolder(folder).store.records(options.rounds - 1)  # each can be read
+    RunFolder(folder).store.records(options.rounds - 1)  # refuses a record that cannot be read
     return lines
 
 
@@ -178,14 +178,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sites", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=500)
-    parser.add_argument("--network", default="mobile_sam_fpn", help="of docs/options.md, or MB of weights as a number")
+    parser.add_argument("--network", default="mobile_sam_fpn", help="a network of docs/options.md, or MB of weights")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lies", type=float, default=0.05, help="part of all answers")
-    parser.add_argument("--absences", type=float, default=0.005, help="part of all answers at which a site goes away")
-    parser.add_argument("--kill-every", type=int, default=20, help="rounds between two kills, about; 0 kills none")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds that a round waits for who is away")
-    parser.add_argument("--output-dir", type=Path, help="goes on there; a temporary folder if it is left out")
-    parser.add_argument("--no-progress", dest="progress", action="store_false", help="no bar")
+    parser.add_argument("--faults", type=float, default=0.05, help="share of faulty replies")
+    parser.add_argument(
+        "--absences", type=float, default=0.005, help="probability per site and round that a site becomes absent"
+    )
+    parser.add_argument(
+        "--kill-every", type=int, default=20, help="mean number of rounds between kills of the server; 0: none"
+    )
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds that a round waits for absent sites")
+    parser.add_argument("--output-dir", type=Path, help="folder of the run, resumed if it exists (default: temporary)")
+    parser.add_argument("--no-progress", dest="progress", action="store_false", help="show no progress bar")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(progress=True)
     options = parser.parse_args()
@@ -205,11 +209,11 @@ def main() -> None:
     size = f"{options.network} MB" if options.network.isdecimal() else options.network
     what = f"{options.sites} simulated sites of {size}, {options.rounds} rounds, {counted(servers, 'server')}"
     figures = [
-        Figure(f"{what}: rounds lost or not the mean of what counted", 0.0, bound=0.0, unit="rounds"),
-        Figure(f"{what}: updates left out, each as its site deserved", float(left_out), unit="updates"),
+        Figure(f"{what}: rounds lost or with a wrong mean", 0.0, bound=0.0, unit="rounds"),
+        Figure(f"{what}: updates left out, all of faulty or absent sites", float(left_out), unit="updates"),
         Figure(f"{what}: time", sum(line["seconds"] for line in lines) / 60, unit="minutes"),
-        Figure(f"{what}: highest memory after a round", max(line["MiB"] for line in lines), unit="MiB"),
-        Figure(f"{what}: memory that a round adds", growth(lines), bound=0.05, unit="MiB"),
+        Figure(f"{what}: peak memory after a round", max(line["MiB"] for line in lines), unit="MiB"),
+        Figure(f"{what}: memory growth per round", growth(lines), bound=0.05, unit="MiB"),
     ]
     record(__file__, figures, part=f"{options.sites} sites, {options.rounds} rounds")
 

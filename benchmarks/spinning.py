@@ -1,7 +1,7 @@
-"""Training steps whose threads spin briefly while they wait for each other, as in ``samfed``, against OpenMP's default.
+"""Training steps whose waiting threads spin only briefly, as in ``samfed``, against OpenMP's default.
 
-Each measurement is a process of its own with a thread for every processor, one of each kind in turn, alone and beside
-as many other processes that compute; a pair's ratio is of wall-clock seconds.
+Each measurement runs in a separate process with one thread per processor, and the two settings alternate. They are
+measured on an idle machine and next to one busy process per processor. Times are wall-clock seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from common import STEP, Figure, in_a_process, middle, record, training_step
+from common import STEP, Figure, in_new_process, median_and_quartiles, record, training_step
 
 UNSET = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
 
@@ -23,18 +23,18 @@ def measure(size: int, steps: int, briefly: bool) -> dict[str, float]:
     from samfed_monai.core.own_process import brief_spins
 
     if briefly:
-        os.environ.update(brief_spins())  # torch is imported after it
+        os.environ.update(brief_spins())  # before torch is imported
     return {"seconds": training_step(size, steps)}
 
 
 @contextmanager
-def others(number: int) -> Iterator[None]:
-    """Other work: so many processes that compute without end."""
-    working = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+def busy_processes(number: int) -> Iterator[None]:
+    """Runs ``number`` processes that compute without end while its block runs."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
     try:
         yield
     finally:
-        for process in working:
+        for process in processes:
             process.kill()
             process.wait()
 
@@ -52,17 +52,17 @@ def main() -> None:
         return
     figures, processors = [], os.cpu_count() or 1
     environment = {name: value for name, value in os.environ.items() if name not in UNSET}
-    for where, number in (("alone", 0), (f"beside {processors} processes that compute", processors)):
+    for where, number in (("alone", 0), (f"next to {processors} busy processes", processors)):
         ratios = []
-        with others(number):
+        with busy_processes(number):
             for _ in range(options.repeats):
                 default, brief = (
-                    in_a_process(__file__, options.size, options.steps, briefly, environment=environment)["seconds"]
+                    in_new_process(__file__, options.size, options.steps, briefly, environment=environment)["seconds"]
                     for briefly in (0, 1)
                 )
                 ratios.append(default / brief)
         what = f"{STEP.format(size=options.size)}, {processors} threads, {where}: OpenMP's default against brief spins"
-        found = middle(ratios)
+        found = median_and_quartiles(ratios)
         figures.append(Figure(what, found["ratio"], details=found))
     record(__file__, figures)
 

@@ -1,8 +1,8 @@
-"""Where the time of a teacher's fit goes: milliseconds of the processor for an image, LoRA and decoder, by part.
+"""Time of fitting a teacher (LoRA and decoder), by part, in processor milliseconds per image.
 
-Rendered images of the size that ``--height`` and ``--width`` give, MobileSAM's own weights, one epoch after one that
-sets things up. Also the same encoder with its batch norms folded, as the fit and the frozen teacher use it, against one
-with them.
+Images are rendered, with the size that ``--height`` and ``--width`` set. The fit starts from MobileSAM's weights. A fit
+of one epoch is subtracted from one of three, so that times are those of an epoch without setup. A further figure
+compares the encoder with batch norms to the encoder with folded ones, which the fit and the frozen teacher use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from samfed_monai.networks.sam.build import build_sam, embed, fold_batch_norms
 from samfed_monai.teacher import TeacherFit, training
 from samfed_monai.teacher.views import ViewedImages
 
-WHOLE = "all"
+TOTAL = "all"
 PARTS = {
     "views": (ViewedImages, "view"),
     "encoder, forward": (training.TrainedSam, "encode"),
@@ -36,12 +36,12 @@ PARTS = {
     "average": (training.Training, "_end_step"),
     "held-out exam": (training.Training, "_select_weights"),
     "progress on disk": (training, "save_state"),
-    WHOLE: (TeacherFit, "_fit"),
+    TOTAL: (TeacherFit, "_fit"),
 }
 
 
 def timed(spent: Counter[str], name: str, do: Callable[..., Any], *given: Any, **named: Any) -> Any:
-    """Calls, and adds what that takes of the processor to ``spent``."""
+    """Calls ``do`` and adds its processor seconds to ``spent``."""
     started = time.process_time()
     try:
         return do(*given, **named)
@@ -60,7 +60,7 @@ def main() -> None:
     spent: Counter[str] = Counter()
     for name, (owner, method) in PARTS.items():
         own = getattr(owner, method)
-        # a function of a module or of a class: partial objects are no descriptors, so a closure binds the instance
+        # a closure, since a partial object on a class would not bind the instance
         setattr(owner, method, lambda *given, own=own, name=name, **named: timed(spent, name, own, *given, **named))
     parser = ConfigParser()
     parser.read_config(find_bundle("samfed_skin") / "configs" / "teacher.json")
@@ -79,17 +79,19 @@ def main() -> None:
             output = Path(folder) / f"{epochs}.safetensors"
             TeacherFit(**parts, output=output, epochs=epochs, **settings).run()
             totals.append(Counter(spent))
-    more = {name: (totals[1][name] - totals[0][name]) / 2 for name in PARTS}  # of an epoch
+    more = {name: (totals[1][name] - totals[0][name]) / 2 for name in PARTS}  # per epoch
     what = f"{options.size} px, images of {options.width} x {options.height}"
     figures = [Figure(f"{what}: {name}", 1e3 * more[name] / options.images, unit="ms") for name in PARTS]
 
     plain, folded = (build_sam("vit_t", checkpoint(), options.size).requires_grad_(False) for _ in range(2))
     fold_batch_norms(folded.image_encoder)
     image = torch.rand(1, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
-    look = partial(embed, images=image, size=options.size, bf16="auto")
-    times = side_by_side(partial(look, folded), partial(look, plain), repeats=options.repeats, clock=time.process_time)
+    encode = partial(embed, images=image, size=options.size, bf16="auto")
+    times = side_by_side(
+        partial(encode, folded), partial(encode, plain), repeats=options.repeats, clock=time.process_time
+    )
     figures.append(
-        Figure(f"encoder at {options.size} px: with batch norms against folded", times["ratio"], details=times)
+        Figure(f"encoder, {options.size} px: with batch norms against folded ones", times["ratio"], details=times)
     )
     record(__file__, figures)
 

@@ -1,6 +1,6 @@
-"""The teacher's encoder in bfloat16 against float32: how much faster, and how far its masks move.
+"""The teacher's encoder in float32 against bfloat16: times, and the difference of their masks.
 
-Uses MobileSAM's real weights from ``$SAMFED_DATA/weights/mobile_sam.pt`` or the weights folder, on synthetic images.
+Uses MobileSAM's weights from ``$SAMFED_DATA/weights/mobile_sam.pt`` or the weights folder, on synthetic images.
 """
 
 from __future__ import annotations

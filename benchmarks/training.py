@@ -1,4 +1,4 @@
-"""A trainer of the bundle's own train.json on synthetic images, with a store of made-up soft masks."""
+"""A trainer from the bundle's train.json on synthetic images, with a store of random soft masks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from samfed_monai.core.io import sha256_bytes
 from samfed_monai.data import SoftMaskStore, render_synthetic
 from samfed_monai.handlers import EmaGuide
 
-MADE_UP_TEACHER = sha256_bytes(b"soft masks for timing")
+TEACHER_SHA256 = sha256_bytes(b"soft masks for timing")
 OFF = "_disabled_"
 NO_SAM = {f"guides#sam#{OFF}": True, f"terms#sam_kd#{OFF}": True, f"terms#pseudo_label#{OFF}": True}
 OWN_LABELS = {
@@ -29,17 +29,17 @@ SUPERVISED = {f"stream#{OFF}": True, f"terms#global_kd#{OFF}": True, **NO_SAM}
 
 
 class ReadAverage(EmaGuide):
-    """The averaged student, computed whether or not a term reads it."""
+    """An averaged student that is computed even if no term reads it."""
 
     def is_needed(self, engine: Any) -> bool:
         return True
 
 
 def prepare(folder: Path, *, images: int, mask_size: int = 128) -> dict[str, Any]:
-    """Renders one site and fills its store; returns the options of train.json that point there."""
+    """Renders one site and fills its store; returns the options of train.json for them."""
     datalist = render_synthetic(folder / "images", sites=1, images_per_site=images, public=images, validation=2, test=2)
     datalist.save(folder / "list.json")
-    store = SoftMaskStore(folder / "store", teacher_sha256=MADE_UP_TEACHER)
+    store = SoftMaskStore(folder / "store", teacher_sha256=TEACHER_SHA256)
     generator = torch.Generator().manual_seed(0)
     (site,) = datalist.sites
     for item in datalist.sites[site].unlabelled:
@@ -50,16 +50,16 @@ def prepare(folder: Path, *, images: int, mask_size: int = 128) -> dict[str, Any
         "site": site,
         "output_dir": str(folder / "run"),
         "store_dir": str(folder / "store"),
-        "teacher_sha256": MADE_UP_TEACHER,
+        "teacher_sha256": TEACHER_SHA256,
     }
 
 
 class Training:
-    """One trainer; calling it runs ``local_steps`` iterations of one round, always the same ones.
+    """A trainer; each call runs ``local_steps`` iterations of the same round.
 
     Args:
-        options: of train.json, by id.
-        changes: overrides by id, as on the command line.
+        options: values of train.json by id.
+        changes: further overrides by id, as on the command line.
     """
 
     def __init__(self, options: dict[str, Any], changes: dict[str, Any] | None = None) -> None:
@@ -81,6 +81,6 @@ class Training:
         self.trainer.run()
 
     def replace_guide(self, guide: Any) -> None:
-        """Puts a guide in the place of the one of its name."""
+        """Replaces the guide of the same name."""
         guides = self.parser.get_parsed_content("stream").guides
         guides[[each.name for each in guides].index(guide.name)] = guide

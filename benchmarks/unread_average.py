@@ -1,4 +1,4 @@
-"""A step in which no term reads the averaged student (variants like no_sam), against the same with it computed."""
+"""A step without the averaged student, which no term reads (variants like no_sam), against a step with it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from training import OWN_LABELS, READ_AVERAGE, Training, prepare
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128], help="pixels of the student's images")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128], help="sizes of the student's images in pixels")
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=6, help="iterations that are timed together")
+    parser.add_argument("--steps", type=int, default=6, help="iterations per timed call")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -24,7 +24,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(options.threads)
-    # on a machine that others use, too, one thread's own seconds are steadier than those of the clock
+    # on a shared machine, processor seconds of one thread vary less than wall-clock seconds
     clock = time.process_time if options.threads == 1 else time.perf_counter
     figures = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,15 +1,15 @@
-"""A whole small run, cold, of this version against an earlier one: the same network, size, images and steps.
+"""A whole small run of an earlier version against this one: the same network, image size, images and steps.
 
-Each side starts with an empty cache and does all that a user waits for: the checks, the teacher's soft masks, the warm
-start, the rounds, the scores and the report, as commands of their own, imports included. The earlier version is a
-checkout of ``--commit`` in a temporary folder, run by the same interpreter and packages. The adapter is fitted by each
-version with its own defaults, but for the kind (``decoder``), epochs and views. Both may use all of the machine's
-cores, this version by ``--workers`` processes.
+Each version starts with an empty cache and runs separate commands for everything that a user waits for: imports,
+checks, soft masks of the teacher, warm start, rounds, scores and report. The earlier version is a checkout of
+``--commit`` in a temporary folder; it runs with the same interpreter and packages. Each version fits the adapter with
+its own defaults, except for kind (``decoder``), epochs and views. Both may use all cores; this version uses
+``--workers`` processes.
 
-Client networks start from random numbers, as the earlier one's did, and both versions give them what such a network
-needs (docs/options.md, "From random numbers"), which the earlier one did by default: labels by SAM alone, and the full
-colour augmentation. A last run, whose time does not count, shows the Dice by the defaults of now, which are made for
-pretrained encoders.
+Client networks start from random weights, as in the earlier version. Both versions use the settings that such networks
+need (docs/options.md, "From random numbers"), which are the earlier version's defaults: only SAM's labels, and full
+colour augmentation. A final run, which is not timed, shows the Dice of the current defaults, which are for pretrained
+encoders.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NOW = f"{DEFAULTS} {FROM_RANDOM_NUMBERS}"
 
 
 def samfed(root: Path, words: str, log: Path) -> float:
-    """Runs a command line of the package that lies in ``root``; returns its seconds."""
+    """Runs a command line of the package in ``root``; returns its duration in seconds."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "samfed_monai", *words.split()]
     with open(log, "a") as stream:
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--commit", default=FIRST_EDITION, help="the earlier version")
     parser.add_argument("--sites", type=int, default=4)
-    parser.add_argument("--images", type=int, default=64, help="unlabelled images of a site")
+    parser.add_argument("--images", type=int, default=64, help="unlabelled images per site")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--local-steps", type=int, default=8)
@@ -100,7 +100,7 @@ def main() -> None:
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", earlier], cwd=HERE, check=True)
 
-    def middle(name: str, key: str) -> float:
+    def median_of(name: str, key: str) -> float:
         return median(part[key] for part in parts[name])
 
     steps = f"{options.rounds} rounds of {options.local_steps} steps"
@@ -110,14 +110,14 @@ def main() -> None:
         [
             Figure(f"{what}: seconds at {options.commit} against now", found["ratio"], 3.0, True, details=found),
             Figure(
-                "the same, the teacher's fit left out: medians",
-                middle("earlier", "federate") / middle("now", "federate"),
+                "the same without the fit of the teacher, medians",
+                median_of("earlier", "federate") / median_of("now", "federate"),
             ),
             Figure("now", found["first"], unit="s"),
             Figure(f"at {options.commit}", found["second"], unit="s"),
-            Figure("now: test Dice", middle("now", "dice"), unit=""),
-            Figure(f"at {options.commit}: test Dice", middle("earlier", "dice"), unit=""),
-            Figure("now, by the defaults for pretrained encoders: test Dice", middle("defaults", "dice"), unit=""),
+            Figure("now: test Dice", median_of("now", "dice"), unit=""),
+            Figure(f"at {options.commit}: test Dice", median_of("earlier", "dice"), unit=""),
+            Figure("now, with the defaults for pretrained encoders: test Dice", median_of("defaults", "dice"), unit=""),
         ],
     )
 

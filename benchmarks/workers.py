@@ -1,8 +1,8 @@
-"""Sites of one machine in processes side by side against one after the other: a whole run of two rounds.
+"""Sites on one machine in parallel processes against one process: a whole run of two rounds.
 
-Both use as many threads in all: one process with all of them, or ``--workers`` processes that divide them. The warm
-start is left out and SAM, too; starting the processes and building every site's parts counts. Processor seconds are
-those of all processes together: on a machine that others use, seconds of the clock say how long a run waited.
+Both use the same number of threads: one process with all of them, or ``--workers`` processes that share them. Runs have
+no warm start and no SAM. Their time includes starting the processes and building the objects of each site. Processor
+seconds are the sum over all processes; on a shared machine, wall-clock seconds include waiting for a processor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from samfed_monai.federation import FederatedJob
 
 
 def processor_seconds() -> float:
-    """User and system time of this process and of those that it has started and that have ended."""
+    """User and system time of this process and of its child processes that have ended."""
     return sum(
         usage.ru_utime + usage.ru_stime
         for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -31,11 +31,11 @@ def processor_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sites", type=int, default=4)
-    parser.add_argument("--images", type=int, default=64, help="unlabelled images of a site")
+    parser.add_argument("--images", type=int, default=64, help="unlabelled images per site")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2, help="in all")
+    parser.add_argument("--threads", type=int, default=2, help="threads of all processes together")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
 
@@ -65,7 +65,7 @@ def main() -> None:
             seconds = job.run()["seconds"]
             parts[workers].append({**seconds, "processor": processor_seconds() - before})
 
-        run(1)  # images are checked once, modules are imported
+        run(1)  # checks the images and imports modules
         parts[1].clear()
         found = side_by_side(lambda: run(1), lambda: run(options.workers), repeats=options.repeats, warm_up=0)
 
@@ -75,11 +75,11 @@ def main() -> None:
     )
     details = {**found, "seconds": {str(workers): seconds for workers, seconds in parts.items()}}
 
-    def middle(workers: int, *names: str) -> float:
+    def median_of(workers: int, *names: str) -> float:
         return median(sum(seconds[name] for name in names) for seconds in parts[workers])
 
     def ratio(*names: str) -> float:
-        return middle(options.workers, *names) / middle(1, *names)
+        return median_of(options.workers, *names) / median_of(1, *names)
 
     record(
         __file__,
@@ -89,8 +89,10 @@ def main() -> None:
             Figure("the same: processor seconds of all processes", ratio("processor")),
             Figure("one process: seconds of the whole run", found["first"], unit="s"),
             Figure(f"{options.workers} processes: seconds of the whole run", found["second"], unit="s"),
-            Figure("one process: processor seconds", middle(1, "processor"), unit="s"),
-            Figure(f"{options.workers} processes: processor seconds", middle(options.workers, "processor"), unit="s"),
+            Figure("one process: processor seconds", median_of(1, "processor"), unit="s"),
+            Figure(
+                f"{options.workers} processes: processor seconds", median_of(options.workers, "processor"), unit="s"
+            ),
         ],
     )
 

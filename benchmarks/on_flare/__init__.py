@@ -1,1 +1,1 @@
-"""Parts of benchmarks/flare.py that FLARE's processes import."""
+"""Modules of benchmarks/flare.py that FLARE's processes import."""

@@ -1,4 +1,4 @@
-"""This package's executor, with the payload's work in the process that trains."""
+"""The package's executor, whose training process does the payload's work."""
 
 from samfed_monai.flare.executor import SiteExecutor
 

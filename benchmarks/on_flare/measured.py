@@ -1,4 +1,4 @@
-"""Runs the payload's job in FLARE's simulator, and watches the memory of everything that a run starts."""
+"""Runs the payload's job in FLARE's simulator, and measures the memory of all processes of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from samfed_monai.flare.local import simulate
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 MARK = "BENCH_MARK"
-#: What a command line with these words in it is, the first that fits.
+#: Substring of a command line to the kind of its process; the first match counts.
 KINDS = {
     "samfed_monai.flare.worker": "site: the process that trains",
     "on_flare.site": "site: the process that trains",
@@ -39,7 +39,7 @@ def on_flare(folder: Path, sites: int, **plan: int | bool) -> Path:
     """Runs ``on_flare.server.BenchController`` in the simulator; returns the run's folder.
 
     Args:
-        folder: is made; ``stamps`` in it gets what the sites noted.
+        folder: is created; its folder ``stamps`` receives the times that sites record.
         sites: number of sites.
         plan: ``rounds``, ``megabytes`` and ``evaluate``.
     """
@@ -66,23 +66,23 @@ def on_flare(folder: Path, sites: int, **plan: int | bool) -> Path:
 
 
 def bytes_per_round(run: Path) -> dict[str, float]:
-    """Bytes ``down`` and ``up`` of a round, all sites together: the last round's."""
+    """Bytes ``down`` and ``up`` in the last round, summed over sites."""
     last = json.loads(max((run / "rounds").glob("[0-9]*/round.json")).read_text())
-    way = {"down": "down_bytes", "up": "up_bytes"}
-    return {name: float(sum(site[key] for site in last["sites"].values())) for name, key in way.items()}
+    keys = {"down": "down_bytes", "up": "up_bytes"}
+    return {name: float(sum(site[key] for site in last["sites"].values())) for name, key in keys.items()}
 
 
-class Watched:
-    """Looks, in a ``with`` block, at the highest resident memory of whatever is started in it.
+class MemoryWatch:
+    """A context manager that measures the peak resident memory of the processes that are started in its block.
 
-    ``peaks`` has, by kind of process, the highest of any single one, in MiB.
+    ``peaks`` maps each kind of process to the highest peak of a single process, in MiB.
     """
 
     def __init__(self, every: float = 0.5) -> None:
         self.every, self.peaks = every, dict[str, float]()
         self._mark, self._stop = secrets.token_hex(8), threading.Event()
 
-    def __enter__(self) -> Watched:
+    def __enter__(self) -> MemoryWatch:
         os.environ[MARK] = self._mark
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -99,17 +99,17 @@ class Watched:
                 try:
                     kind = _kind(process.cmdline()) if process.environ().get(MARK) == self._mark else ""
                     if kind:
-                        self.peaks[kind] = max(self.peaks.get(kind, 0.0), _high_water(process.pid))
+                        self.peaks[kind] = max(self.peaks.get(kind, 0.0), _peak_memory(process.pid))
                 except (psutil.Error, OSError):
                     continue
 
 
 def _kind(command: list[str]) -> str:
     line = " ".join(command)
-    return next((kind for words, kind in KINDS.items() if words in line), "")
+    return next((kind for part, kind in KINDS.items() if part in line), "")
 
 
-def _high_water(pid: int) -> float:
+def _peak_memory(pid: int) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1024

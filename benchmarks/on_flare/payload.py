@@ -1,4 +1,4 @@
-"""The same model and the same work for every way that is timed: weights of a given size, to which a step is added."""
+"""The model and the training that all benchmarks on FLARE share: weights of a given size, to which a step is added."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STAMPS = "BENCH_STAMPS"
 
 
 class Payload(nn.Module):
-    """Tensors of 1 MB (10^6 bytes), float32, ``megabytes`` of them."""
+    """A model of ``megabytes`` float32 tensors of 1 MB (10^6 bytes) each."""
 
     def __init__(self, megabytes: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Payload(nn.Module):
 
 
 def work(site: str, tensors: dict[str, Any]) -> dict[str, Any]:
-    """A site's local training: notes when it began and how long it took; arrays or tensors alike."""
+    """Trains at a site: adds a step to arrays or tensors, and records the start and the duration."""
     began = time.time()
     done = {name: value + STEP for name, value in tensors.items()}
     folder = os.environ.get(STAMPS)
@@ -34,6 +34,6 @@ def work(site: str, tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def stamps(folder: Path, site: str) -> list[tuple[float, float]]:
-    """What :func:`work` noted: (when it began, seconds) of every round."""
+    """Returns what :func:`work` recorded for each round: start and duration in seconds."""
     lines = (folder / site).read_text().splitlines()
     return [(float(began), float(seconds)) for began, seconds in map(str.split, lines)]

@@ -1,4 +1,4 @@
-"""A site under FLARE's own FedAvg: the same work by FLARE's Client API."""
+"""A site under FLARE's own FedAvg: does the payload's work through FLARE's Client API."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""A site under FLARE's own FedAvg: the bundle as a plain MONAI FL client, without our controller and its checks.
+"""A site under FLARE's own FedAvg: the bundle as a plain MONAI FL client, without the package's controller and checks.
 
-FLARE starts this file as the ``train_script`` of its ``FedAvgRecipe``; it speaks FLARE's Client API::
+FLARE starts this file as the ``train_script`` of its ``FedAvgRecipe``. It uses FLARE's Client API::
 
     python3 plain_client.py --bundle samfed_skin --variant no_sam --image_size 64
 
-What it is: ``SamFedAlgo`` (or, with ``--monai``, MONAI's own ``MonaiAlgo``) trains the bundle on the images that the
-site's own file names. What it is not: a federation of this package. There is no teacher from the server (the variant
-has to do without), no quorum, no audit, no check of updates; those are FLARE's business.
+``SamFedAlgo``, or MONAI's own ``MonaiAlgo`` with ``--monai``, trains the bundle on the images that the site file names.
+Features of the package's federation are missing: the server sends no teacher, so the variant must not need one, and
+there is no quorum, no audit and no check of updates beyond FLARE's own.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from samfed_monai.flare.site_file import SiteFile, read_site_file
 
 
 def make_algo(site: str, files: SiteFile, arguments: argparse.Namespace, overrides: dict[str, Any]) -> Any:
-    """An initialized MONAI FL client.
+    """Returns an initialized MONAI FL client.
 
     Args:
-        site: its name.
-        files: the site's file.
+        site: name of the site.
+        files: content of its site file.
         arguments: ``bundle``, ``variant`` and ``monai``.
         overrides: ids of ``train.json`` to values.
     """
@@ -55,12 +55,12 @@ def make_algo(site: str, files: SiteFile, arguments: argparse.Namespace, overrid
 
 
 def one_round(algo: Any, params: dict[str, Any], *, round: int, rounds: int) -> tuple[dict[str, Any], float, int]:
-    """Evaluates what the server sent, trains from it, and returns weights, validation Dice and number of iterations.
+    """Evaluates the server's weights, trains from them, and returns weights, validation Dice and number of iterations.
 
     Args:
         algo: the client.
-        params: names to arrays; FLARE averages integers into floats, so each is put back into its own dtype.
-        round, rounds: which one, of how many.
+        params: names to arrays; FLARE averages integers into floats, so each array is converted back to its dtype.
+        round, rounds: index of the round, and number of rounds.
     """
     import torch
     from monai.fl.utils.constants import FlStatistics, WeightType
@@ -77,16 +77,16 @@ def one_round(algo: Any, params: dict[str, Any], *, round: int, rounds: int) -> 
     update = algo.get_weights(extra)
     statistics = update.statistics or {}
     iterations = int(statistics.get(FlStatistics.NUM_EXECUTED_ITERATIONS, (update.metrics or {}).get("iterations", 1)))
-    answer = {name: tensor.detach().cpu().clone() for name, tensor in update.weights.items()}
-    return answer, float(metrics.get("dice", 0.0)), iterations
+    trained = {name: tensor.detach().cpu().clone() for name, tensor in update.weights.items()}
+    return trained, float(metrics.get("dice", 0.0)), iterations
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serves FLARE until its job ends."""
+    """Trains and evaluates on FLARE's requests until the job ends."""
     parser = argparse.ArgumentParser(description="a site under FLARE's own FedAvg", allow_abbrev=False)
     parser.add_argument("--bundle", default="samfed_skin", help="name of the packaged bundle")
-    parser.add_argument("--variant", default="no_sam", help="one that needs no teacher from the server")
-    parser.add_argument("--monai", action="store_true", help="MONAI's own client in place of ours")
+    parser.add_argument("--variant", default="no_sam", help="a variant that needs no teacher from the server")
+    parser.add_argument("--monai", action="store_true", help="use MONAI's own client instead of SamFedAlgo")
     arguments, words = parser.parse_known_args(argv)
     set_up_process()
     import nvflare.client as flare

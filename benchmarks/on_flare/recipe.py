@@ -1,6 +1,6 @@
 """FLARE's own FedAvg in its simulator: ``recipe.py WORKSPACE ROUNDS MEGABYTES SITES [INTERVAL]``.
 
-``INTERVAL``: seconds between a site's questions for work; without it, FLARE's own 2.
+``INTERVAL`` is the time in seconds between two requests of a site for a task; FLARE's default is 2.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The server's side of the benchmark's job."""
+"""The server of the benchmark's job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from samfed_monai.flare.controller import FederationController
 
 
 class BenchController(FederationController):
-    """Our controller, transport and client, with the payload's work at the sites."""
+    """The package's controller and transport, with the payload as the model."""
 
     def federate(self, folder: Path) -> None:
         plan = read_json(self.job_config() / "samfed_plan.json")

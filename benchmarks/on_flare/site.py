@@ -1,4 +1,4 @@
-"""The process that trains, with the payload's work in place of a bundle."""
+"""The training process of a site, which does the payload's work instead of training a bundle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from samfed_monai.flare.worker import serve
 
 
 class Node:
-    """Answers any task at once."""
+    """A site that answers each task at once, with the payload's work or fixed scores."""
 
     def __init__(self, site: str) -> None:
         self.site = site
