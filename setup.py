@@ -1,4 +1,4 @@
-"""Everything about the package stands in setup.cfg; only the bundles' way into the wheel is code."""
+"""Copies the bundles into the wheel; everything else is in setup.cfg."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BUNDLES = Path(__file__).parent / "bundles"
 
 
 class BuildWithBundles(build_py):
-    """Copies ``bundles/`` into the wheel as ``samfed_monai/bundles/``, of weights ``models/model.pt`` alone."""
+    """Copies ``bundles/`` into the wheel as ``samfed_monai/bundles/``; of weights only ``models/model.pt``."""
 
     def run(self) -> None:
         super().run()

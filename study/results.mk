@@ -1,22 +1,22 @@
-# The comparisons of docs/results/, included by the Makefile: make light | pfedsam | related runs what is missing and writes the page,
-# make light-page | account-page | pfedsam-page | related-page | ablation-page only writes it, from the records of runs.
+# The comparisons of docs/results/, included by the Makefile. make light | account | pfedsam | related runs missing rows and writes the page;
+# make light-page | account-page | pfedsam-page | related-page | ablation-page only writes the page, from records of runs.
 comma := ,
 
-# Figures of finished runs are kept in RECORDS, so that a page can be written again, and rows added, without the runs of before.
-# A section of a page of results, where there is a record of it: title, name of the record, command.
+# RECORDS has the results of finished runs. With them, pages can be written and rows added without the folders of earlier runs.
+# $(1) title $(2) record $(3) command: the section of a page; empty if the record does not exist
 RECORDS ?= study/records
 PAGES ?= docs/results
 METHODS_PAGE ?= docs/methods.md
 section = $(if $(wildcard $(RECORDS)/$(2).jsonl),--section "$(1)=$(RECORDS)/$(2).jsonl" --section-command "$(1)=$(3)")
-# Stands behind a comparison: its record, and its folder. What has finished is recorded also where another run failed.
+# $(1) record $(2) folder of runs: appended to a comparison; records finished runs even if another run failed
 record = ; code=$$?; $(BIN)/python -m study record "$(2)" --to "$(RECORDS)/$(1).jsonl" && exit $$code
 
-# Runs of the first edition and of pFedSAM have labels that are resized as the bundles did at first; runs added to them must have it, too.
+# Runs of the first edition and of pFedSAM use the bundles' former label_resize; runs that are added to them must, too.
 LABELS := --label_resize nearest
 LABELS_CAVEAT := --caveat "Every row resizes labels with label_resize nearest, which moves them by up to half a pixel against images and soft masks. The bundles' default, area, does not."
 
-# What a comparison needs before anything runs: its images, and the weights.
-# $(1) what SAMFED_DATA must hold
+# Checks before a comparison: its images, and the weights.
+# $(1) paths that SAMFED_DATA must have
 needs-data = @test -n "$(SAMFED_DATA)" || { echo "SAMFED_DATA is not set: it names the folder with $(1); study/README.md has its layout"; exit 2; }; \
     for each in $(1); do test -e "$(SAMFED_DATA)/$$each" || { echo "SAMFED_DATA: $(SAMFED_DATA) has no $$each; study/README.md has its layout"; exit 2; }; done
 POLYP_NEEDS := data/polyp data/splits/polyp_hssf.json
@@ -27,34 +27,34 @@ define weights
 endef
 
 # ---- docs/results/light.md: the bundles' own defaults, on all images of the lists ----------------------------------------
-# Every row starts from the adapted teacher's trunk, rows without SAM as well. Finished runs are kept: a second call goes on.
+# Every row starts from the adapted teacher's trunk, also rows without SAM. Finished runs are kept: another call resumes.
 LIGHT_RUN ?= runs/light
 LIGHT_SEEDS ?= 0,1,2
 LIGHT_JOBS ?= 2
 LIGHT_ROWS ?= samfed,dp_only,oracle,no_sam,unadapted_sam
-# The default does not train the first layers of mobile_sam_fpn. Runs of before trained all, and those added to them must, too.
+# The default does not train the first layers of mobile_sam_fpn. Earlier runs trained all layers; runs that are added to them must, too.
 ALL_LAYERS := --network_def\#frozen_stages 0
 LIGHT := --rounds 10 --local_steps 36 --overlays false $(ALL_LAYERS)
-# The bundles' own defaults; what SAM's masks add to self-training beside them.
+# The bundles' defaults, and self-training, which shows what SAM's masks add.
 LIGHT_NOW := --rounds 10 --overlays false
 LIGHT_NOW_ROWS ?= samfed,dp_only,self_training
-# A hospital that took no part: Kvasir, and the first of four sites of skin. Of polyps ClinicDB is left, cut into two sites.
+# Unseen hospitals: Kvasir for polyps, the first of four sites for skin. On polyps, two halves of ClinicDB train.
 LIGHT_UNSEEN_ROWS ?= samfed,dp_only
 LIGHT_POLYP_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
 LIGHT_SKIN_UNSEEN := --unseen "['domain1']"
-# Students of unadapted_sam start from SAM's own trunk, since there is no adapted one: the row without SAM from there, to stand beside it.
+# Students of unadapted_sam start from SAM's own trunk, since no adapted one exists. For comparison: no_sam from the same start.
 LIGHT_SAMS_TRUNK := $(LIGHT) --encoder_weights pretrained
-# A teacher of eight public images, fitted by the run itself; students start from its trunk in both rows.
+# The run fits its teacher on eight public images; students of both rows start from its trunk.
 LIGHT_EIGHT := $(LIGHT) --teacher\#public_limit 8
 LIGHT_EIGHT_ROWS ?= samfed,no_sam
-# A network of 0.7 M parameters, from ImageNet: nothing of SAM in its start, so that its masks are all it has of SAM.
+# A network of 0.7 M parameters that starts from ImageNet, so SAM contributes only its masks.
 LIGHT_AGAIN := $(LIGHT) --rows study/rows/masks.rows.json
 LIGHT_IMAGENET := $(LIGHT_AGAIN) --network_name lite0_fpn --encoder_weights pretrained
 LIGHT_IMAGENET_ROWS ?= samfed,dp_only,no_sam
-# One site has mobile_sam_fpn, the other lite0_fpn; public images are exchanged and learned from at the scale of a round.
+# One site has mobile_sam_fpn, the other lite0_fpn. Steps on the public set and exchanged images are reduced to the scale of a round.
 LIGHT_MIXED := $(LIGHT) --public_steps 12 --public_images 96
 LIGHT_MIXED_ROWS := --rows study/rows/mixed.rows.json
-# The default's steps on polyps; sections beside it have half of them, as skin.
+# The default number of steps on polyps; other polyp sections have half of it, as on skin.
 LIGHT_TWICE := --rounds 10 --local_steps 72 --overlays false $(ALL_LAYERS)
 LIGHT_TWICE_ROWS ?= samfed,dp_only
 light-compare = @$(BIN)/samfed compare samfed_$(1) --variants $(4) --seeds $(LIGHT_SEEDS) --jobs $(LIGHT_JOBS) \
@@ -76,8 +76,8 @@ light: light-teachers
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed)
 	@$(MAKE) light-page
 
-# The default on polyps again, whose soft masks are made by its network in SAM's place; and a network of 0.75 M parameters from the same
-# masks, with twice the steps. All three end with their test Dice.
+# The default on polyps; the same with soft masks from its network instead of SAM; and a network of 0.75 M parameters that trains on the
+# same masks with twice the steps. All three print their test Dice.
 second-generation: LIGHT_SEEDS := 0
 second-generation: light-teachers
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_TWICE),samfed,-encoder-twice)
@@ -104,13 +104,13 @@ light-teachers: $(VENV)/.package
 	@$(BIN)/samfed teach samfed_skin --datalist "$(LIGHT_RUN)/skin.json" --data-root "$(SKIN_DATA)" \
 	    --output "$(LIGHT_RUN)/skin.safetensors"
 
-# The weights that the skin bundle ships: LIGHT_ROWS=samfed LIGHT_SEEDS=0 is enough.
+# The weights in the skin bundle, from a run of make light (LIGHT_ROWS=samfed LIGHT_SEEDS=0 is enough).
 shipped-model: $(VENV)/.package
 	@rm -f bundles/samfed_skin/models/model.pt
 	@$(BIN)/samfed model "$(LIGHT_RUN)/skin-encoder/samfed/seed-0" --output bundles/samfed_skin/models/model.pt
 
-# The weights that the polyp bundle ships: Kvasir-SEG alone, a part of it public and the rest three hospitals; of three seeds the one with
-# the best validation Dice.
+# The weights in the polyp bundle. Only Kvasir-SEG is used: a part is public, the rest is divided into three hospitals. Of three seeds, the
+# one with the best validation Dice is used.
 KVASIR := $(SAMFED_DATA)/data/polyp
 KVASIR_RUN ?= runs/kvasir
 KVASIR_FOLDERS := $(foreach each,public hospital_a hospital_b hospital_c,--folder $(each)=kvasir_seg)
@@ -131,11 +131,11 @@ polyp-model: kvasir-list
 	$(call kvasir-run,polyp,2,$(KVASIR),kvasir,$(KVASIR_POLYP))
 	@rm -f bundles/samfed_polyp/models/model.pt
 	@$(BIN)/samfed model "$$($(best-run) "$(KVASIR_RUN)"/polyp-[012])" --output bundles/samfed_polyp/models/model.pt
-	@rm -rf "$(KVASIR_RUN)/validation"  # of another model.pt
+	@rm -rf "$(KVASIR_RUN)/validation"  # of the previous model.pt
 	@$(BIN)/samfed evaluate samfed_polyp --datalist "$(KVASIR_RUN)/kvasir.json" --data-root "$(KVASIR)" --calibrate \
 	    --output-dir "$(KVASIR_RUN)/validation"
 
-# A network of 0.28 M parameters for the slowest machines: a run of the larger one makes the masks that it learns from. It is not shipped.
+# A network of 0.28 M parameters for slow machines, trained on masks from a run of the larger network. It is not in the bundle.
 small-model: kvasir-list
 	$(weights)
 	$(call kvasir-teacher,polyp,$(KVASIR),kvasir)
@@ -153,7 +153,7 @@ kvasir-run = @test -f "$(KVASIR_RUN)/$(1)-$(2)/results.json" || $(BIN)/samfed fe
 KVASIR_POLYP := --local_steps 48 $(ALL_LAYERS)
 KVASIR_SKIN := --rounds 5 --local_steps 24 $(ALL_LAYERS) --unseen "['domain1']"
 
-# What compressed differences cost in Dice: runs of one seed that differ in `compression` alone; finished runs are kept.
+# Dice with compressed updates: runs of one seed that differ only in `compression`; finished runs are kept.
 COMPRESSION_FORMS ?= float32 bfloat16 int8 32 16 8 4
 COMPRESSION := --rounds 3 --local_steps 12 --overlays false --seed 0 $(ALL_LAYERS)
 compression: kvasir-list
@@ -172,8 +172,8 @@ compressed-runs = @for form in $(COMPRESSION_FORMS); do \
 	        --compression $$form --output-dir "$(KVASIR_RUN)/compression-$(1)-$$form" || exit; \
 	done; $(BIN)/python benchmarks/compression.py $(COMPRESSION_FORMS:%="$(KVASIR_RUN)/compression-$(1)-%")
 
-# What expected Dice is worth: three seeds of the shipped polyp model's list, with hospitals that took no part, and of the skin list
-# without one of its hospitals; and the skin model that is shipped.
+# Accuracy of expected Dice. Three seeds each on the list of the polyp model, tested also at unseen hospitals, and on the skin list without
+# one hospital; also the skin model of the bundle.
 QUALITY := $(RECORDS)/quality.jsonl
 QUALITY_SEEDS ?= 0,1,2
 quality: kvasir-list
@@ -235,9 +235,9 @@ LIGHT_CAVEATS := --caveat "Images are those of HSSF's published lists that we ha
     --caveat "Recipe, views and augmentation were chosen on validation images, with seed 0." \
     --caveat "Milliseconds were measured at the end of each run, while the machine did other work, and differ by a factor of two and more; docs/benchmarks.md compares them properly."
 
-# ---- docs/results/account.md: what each part of the default contributes, and what it protects against ---------------------
-# At the bundles' own length, with the teachers of `make light`: the default, each part removed and each alone, a teacher that is wrong
-# at one site and one that is wrong everywhere. Some 70 core-hours; finished runs are kept, and a second call goes on.
+# ---- docs/results/account.md: the contribution of each part of the default -----------------------------------------------
+# With the teachers of `make light` and 10 rounds: the default, each part removed, each part alone, a teacher that is wrong at one site, and
+# one that is wrong everywhere. About 70 core-hours; finished runs are kept, and another call resumes.
 ACCOUNT_ROWS ?= dp_only
 ACCOUNT_SEEDS ?= 0,1,2
 account-files = --rows study/rows/account.rows.json --rows study/rows/masks.rows.json --rows study/rows/frozen.rows.json \
@@ -261,8 +261,8 @@ account-page: $(VENV)/.package
 	    --caveat "Rows and seeds that are not in a table have not been run yet: make account adds them."
 
 # ---- docs/results/ablation.md: parts, rules, thresholds and teachers on both collections ---------------------------------
-# Of the first edition: client networks from scratch at 128 px, hard labels, a teacher at 512 px. Rows and seeds are added to its records in
-# a checkout of this commit, the last with its bundles.
+# Runs of the first edition: client networks from scratch at 128 px, hard labels, a teacher at 512 px. To add rows or seeds to its records,
+# check out this commit, the last one with its bundles.
 FIRST := git checkout 760a4fd; make
 SKIN_DATA = $(SAMFED_DATA)/data/skin/isic2017
 POLYP_DATA = $(SAMFED_DATA)/data/polyp
@@ -285,7 +285,7 @@ ablation-page: $(VENV)/.package
 	    --caveat "The rules intersection and reliability are no longer part of the package; their rows are records of earlier runs." \
 	    $(LABELS_CAVEAT)
 
-# ---- docs/results/pfedsam.md: SAM itself at the sites, on labels of their own; finished runs are kept -------------------
+# ---- docs/results/pfedsam.md: sites train SAM on their own labels; finished runs are kept -------------------------------
 PFEDSAM_RUN ?= runs/pfedsam
 PFEDSAM_SEEDS ?= 0,1,2
 PFEDSAM_JOBS ?= 1
@@ -342,9 +342,9 @@ pfedsam-page: $(VENV)/.package
 	    --caveat "Augmentation, batch size, number of optimiser steps and choice of the round are the same in every row. Of one rank, pfedsam, pfedsam_two_stage, fedsam and local_sam start from the same weights; full_sam and the small network have their own warm start and learning rates." \
 	    $(LABELS_CAVEAT)
 
-# ---- docs/results/related.md: every method of the package, ranked; a run each, in the order of seeds ------
-# A part of it: make related RELATED_PARTS=polyp RELATED_ROWS=no_sam,ditto RELATED_SEEDS=0. What is in the records is not run again;
-# every run is recorded as soon as it ends, and make related-page writes the page from what there is.
+# ---- docs/results/related.md: all methods of the package, ranked; one run per row and seed, seed by seed ------------
+# For a part: make related RELATED_PARTS=polyp RELATED_ROWS=no_sam,ditto RELATED_SEEDS=0. Recorded runs are not repeated. Each run is
+# recorded when it ends, and make related-page writes the page from the existing records.
 RELATED_RUN ?= runs/related
 RELATED_PARTS ?= polyp,labelled,weak,unseen,skin
 RELATED_SEEDS ?= 0,1,2
@@ -354,10 +354,10 @@ RELATED_STEPS := 24
 RELATED_PLAN := --rounds 5 --local_steps $(RELATED_STEPS) --overlays false $(ALL_LAYERS)
 RELATED_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
 related-rows = $(if $(RELATED_ROWS),--only "$(RELATED_ROWS)")
-related-asks = $(filter $(1),$(subst $(comma), ,$(RELATED_PARTS)))
+related-selected = $(filter $(1),$(subst $(comma), ,$(RELATED_PARTS)))
 # $(1) part, $(2) bundle, $(3) list, $(4) folder of the images, $(5) further options, $(6) adapter, if not the bundle's
 define related-run
-	@test -n "$(call related-asks,$(1))" || exit 0; \
+	@test -n "$(call related-selected,$(1))" || exit 0; \
 	for seed in $(subst $(comma), ,$(RELATED_SEEDS)); do \
 	    for row in $$($(BIN)/python -m study related-rows $(1) --records "$(RECORDS)" --seed $$seed $(related-rows)); do \
 	        $(BIN)/samfed compare samfed_$(2) --variants $$row --seeds $$seed --datalist "$(RELATED_RUN)/$(3).json" --data-root "$(4)" \
@@ -369,13 +369,13 @@ define related-run
 	    done; \
 	done
 endef
-# Parts of several classes are asked for by name: make related RELATED_PARTS=abdomen,abdomen_weak,cardiac,cardiac_unseen. Their list has every slice; a
-# run of them is long on a CPU, and --limit_per_site of a trial goes into VOLUMES_MORE.
+# Parts with several classes run only if named: make related RELATED_PARTS=abdomen,abdomen_weak,cardiac,cardiac_unseen. Their lists have all
+# slices, so runs are long on a CPU. For a trial, set VOLUMES_MORE='--limit_per_site N'.
 VOLUMES_MORE ?=
 ABDOMEN = --classes "['liver','right_kidney','left_kidney','spleen']" $(VOLUMES_MORE)
 CARDIAC = --classes "['right_ventricle','myocardium','left_ventricle']" $(VOLUMES_MORE)
 CARDIAC_UNSEEN := --unseen "['mscmr_lge']"
-# $(1) part, $(2) collection, $(3) site of which a fifth of the patients is public, $(4) names of the classes, $(5) more of samfed prepare
+# $(1) part, $(2) collection, $(3) site of which a fifth of the patients is public, $(4) names of the classes, $(5) more options of samfed prepare
 define volumes-list
 	@test -f "$(RELATED_RUN)/$(1).json" || { \
 	    $(BIN)/python -m study stage-volumes "$(SAMFED_DATA)/data/volumes/$(2)" "$(RELATED_RUN)/$(1)-volumes" --public $(3) \
@@ -397,49 +397,49 @@ related: related-prepared related-plan
 	$(call related-run,cardiac,skin,cardiac,$(RELATED_RUN)/cardiac,$(CARDIAC),cardiac)
 	$(call related-run,cardiac_unseen,skin,cardiac,$(RELATED_RUN)/cardiac,$(CARDIAC) $(CARDIAC_UNSEEN),cardiac)
 	$(related-write)
-	@! test -f "$(RELATED_RUN)/failed.txt" || { echo "failed or refused, log.txt in the run's folder says why:"; cat "$(RELATED_RUN)/failed.txt"; exit 3; }
+	@! test -f "$(RELATED_RUN)/failed.txt" || { echo "failed or refused; see log.txt in the run's folder:"; cat "$(RELATED_RUN)/failed.txt"; exit 3; }
 
-# Core-hours from the seconds that the runs of the records took.
+# Prints the remaining runs, with core-hours estimated from the times of recorded runs.
 related-plan: $(VENV)/.package
 	@$(BIN)/python -m study related-plan --records "$(RECORDS)" --parts "$(RELATED_PARTS)" --seeds "$(RELATED_SEEDS)" $(related-rows)
 
-# Scribbles are written beside the images that they are of: beside copies, as SAMFED_DATA may be read-only, and a link may not lead out of the data root.
+# Scribbles are written next to their images. Images are copied for this: SAMFED_DATA may be read-only, and links may not leave the data root.
 related-prepared: $(VENV)/.package
-	$(if $(call related-asks,polyp labelled weak unseen),$(call needs-data,$(POLYP_NEEDS)))
-	$(if $(call related-asks,skin),$(call needs-data,$(SKIN_NEEDS)))
-	$(if $(call related-asks,abdomen abdomen_weak),$(call needs-data,data/volumes/abdomen_ct_mr))
-	$(if $(call related-asks,cardiac cardiac_unseen),$(call needs-data,data/volumes/cardiac_mr))
+	$(if $(call related-selected,polyp labelled weak unseen),$(call needs-data,$(POLYP_NEEDS)))
+	$(if $(call related-selected,skin),$(call needs-data,$(SKIN_NEEDS)))
+	$(if $(call related-selected,abdomen abdomen_weak),$(call needs-data,data/volumes/abdomen_ct_mr))
+	$(if $(call related-selected,cardiac cardiac_unseen),$(call needs-data,data/volumes/cardiac_mr))
 	$(weights)
 	@mkdir -p "$(RELATED_RUN)/weak-data"
-ifneq (,$(call related-asks,polyp labelled weak unseen))
+ifneq (,$(call related-selected,polyp labelled weak unseen))
 	@test -f "$(RELATED_RUN)/polyp.json" || $(BIN)/samfed prepare list $(call related-list,polyp) \
 	    --data-root "$(POLYP_DATA)" --by-sequence --divide 2 --output "$(RELATED_RUN)/polyp.json"
 	@test -f "$(RELATED_RUN)/polyp.safetensors" || $(BIN)/samfed teach samfed_polyp --datalist "$(RELATED_RUN)/polyp.json" \
 	    --data-root "$(POLYP_DATA)" --output "$(RELATED_RUN)/polyp.safetensors"
 endif
-ifneq (,$(call related-asks,weak))
+ifneq (,$(call related-selected,weak))
 	@test -f "$(RELATED_RUN)/polyp-scribbles.json" || { \
 	    cp -RL "$(POLYP_DATA)/." "$(RELATED_RUN)/weak-data/" && chmod -R u+w "$(RELATED_RUN)/weak-data"; \
 	    $(BIN)/samfed prepare weak "$(RELATED_RUN)/polyp.json" --data-root "$(RELATED_RUN)/weak-data" --kind scribble \
 	        --output "$(RELATED_RUN)/polyp-scribbles.json"; }
 endif
-ifneq (,$(call related-asks,skin))
+ifneq (,$(call related-selected,skin))
 	@test -f "$(RELATED_RUN)/skin.json" || $(BIN)/samfed prepare list $(call related-list,isic) \
 	    --data-root "$(SKIN_DATA)" --output "$(RELATED_RUN)/skin.json"
 	@test -f "$(RELATED_RUN)/skin.safetensors" || $(BIN)/samfed teach samfed_skin --datalist "$(RELATED_RUN)/skin.json" \
 	    --data-root "$(SKIN_DATA)" --output "$(RELATED_RUN)/skin.safetensors"
 endif
 
-ifneq (,$(call related-asks,abdomen abdomen_weak))
+ifneq (,$(call related-selected,abdomen abdomen_weak))
 	$(call volumes-list,abdomen,abdomen_ct_mr,ct_sabs,liver$(comma)right_kidney$(comma)left_kidney$(comma)spleen)
 	@test -f "$(RELATED_RUN)/abdomen.safetensors" || $(BIN)/samfed teach samfed_skin --datalist "$(RELATED_RUN)/abdomen.json" \
 	    --data-root "$(RELATED_RUN)/abdomen" --output "$(RELATED_RUN)/abdomen.safetensors"
 endif
-ifneq (,$(call related-asks,abdomen_weak))
+ifneq (,$(call related-selected,abdomen_weak))
 	@test -f "$(RELATED_RUN)/abdomen-scribbles.json" || $(BIN)/samfed prepare weak "$(RELATED_RUN)/abdomen.json" \
 	    --data-root "$(RELATED_RUN)/abdomen" --kind scribble --output "$(RELATED_RUN)/abdomen-scribbles.json"
 endif
-ifneq (,$(call related-asks,cardiac cardiac_unseen))
+ifneq (,$(call related-selected,cardiac cardiac_unseen))
 	$(call volumes-list,cardiac,cardiac_mr,acdc,right_ventricle$(comma)myocardium$(comma)left_ventricle,--without-spacing acdc$(comma)public)
 	@test -f "$(RELATED_RUN)/cardiac.safetensors" || $(BIN)/samfed teach samfed_skin --datalist "$(RELATED_RUN)/cardiac.json" \
 	    --data-root "$(RELATED_RUN)/cardiac" --output "$(RELATED_RUN)/cardiac.safetensors"
