@@ -55,7 +55,7 @@ def main() -> None:
     for size in options.sizes:
         package, timm = (build_sam("vit_t", checkpoint(), size) for _ in range(2))
         for sam in (package, with_timm_forward(timm)):
-            prepare(sam, Adapt.LORA, 4, "qv")
+            prepare(sam, Adapt.LORA, 4)
         image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
         for what, do in (("soft mask", infer), ("gradient of LoRA and decoder", backward)):
             times = side_by_side(

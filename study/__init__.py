@@ -1,5 +1,5 @@
-"""What the pages of ``docs/results`` are made with: records of runs, their pages, and ablations.
+"""Writes the pages of ``docs/results`` from records of runs.
 
-It serves this repository and is not in the wheel; ``samfed_monai`` imports nothing of it. ``python -m study --help``,
-from the repository's top, and ``study/README.md`` say how it is used.
+This package is only for this repository: it is not in the wheel, and ``samfed_monai`` imports nothing from it. For its
+use, see ``study/README.md``, or run ``python -m study --help`` in the top folder of the repository.
 """

@@ -1,4 +1,4 @@
-"""``python -m study``: records of finished comparisons, and the pages that are written from them."""
+"""``python -m study``: records of finished comparisons, and pages from these records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from samfed_monai.core.validators import one_of, require
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of ``record``, ``page`` and ``ablation``; ``args.run(args)`` carries one of them out."""
+    """Builds the parser of all commands; ``args.run(args)`` runs the selected one."""
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -24,25 +24,29 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE.jsonl",
         type=Path,
         required=True,
-        help="the record; created if missing, and runs of other rows and seeds stay in it",
+        help="the record; created if missing; runs of other rows and seeds are kept",
     )
     recorded.set_defaults(run=record)
 
-    paged = commands.add_parser("page", help="write a page of comparisons, and their figures beside it")
+    paged = commands.add_parser("page", help="write a page of comparisons, and its figures next to it")
     _add_page_arguments(paged)
     paged.set_defaults(run=page)
 
     swept = commands.add_parser("ablation", help="write a page of sweeps against a default row")
     _add_page_arguments(swept)
-    help = "the reference row (default: samfed), and rows that replace it in sweeps that have one"
+    help = "the reference row (default: samfed), and rows that replace it in sweeps that include one of them"
     swept.add_argument("--default", metavar="ROW[,ROW...]", default="samfed", help=help)
     swept.set_defaults(run=ablation)
 
-    systems = commands.add_parser("related", help="write the page of the related systems, and its figures beside it")
+    systems = commands.add_parser("related", help="write the page of the related systems, and its figures next to it")
     systems.add_argument("page", type=Path, metavar="FILE.md", help="the page")
     _add_related_arguments(systems)
     systems.add_argument(
-        "--part-command", metavar="PART=TEXT", action="append", default=[], help="command to show at a part's table"
+        "--part-command",
+        metavar="PART=TEXT",
+        action="append",
+        default=[],
+        help="command to show above the table of a part",
     )
     _add_texts(systems)
     systems.set_defaults(run=related)
@@ -58,37 +62,43 @@ def build_parser() -> argparse.ArgumentParser:
 
     splitted = commands.add_parser("kvasir", help="write the list of images and sites of Kvasir-SEG")
     splitted.add_argument("folder", type=Path, metavar="DIR", help="Kvasir-SEG, with its folder images")
-    splitted.add_argument("--to", type=Path, metavar="FILE.json", required=True, help="for samfed prepare list --split")
+    splitted.add_argument(
+        "--to", type=Path, metavar="FILE.json", required=True, help="output, for samfed prepare list --split"
+    )
     splitted.set_defaults(run=kvasir)
 
-    judged = commands.add_parser("quality-measure", help="record every estimate of masks with the true Dice")
+    judged = commands.add_parser("quality-measure", help="record all estimates of Dice with the true Dice")
     judged.add_argument("bundle", help="bundle of the model")
     judged.add_argument("--model", metavar="MODEL", help="run or weights (default: the bundle's own)")
     judged.add_argument("--datalist", type=Path, metavar="LIST.json", required=True, help="the list")
     judged.add_argument("--data-root", type=Path, metavar="DIR", required=True, help="folder of its images")
-    judged.add_argument("--split", choices=("validation", "test"), required=True, help="which images")
+    judged.add_argument("--split", choices=("validation", "test"), required=True, help="split of the images")
     judged.add_argument("--sites", metavar="A,B", default="", help="sites (default: all)")
     judged.add_argument("--limit", type=int, metavar="N", help="maximum number of images per site, chosen by hash")
     judged.add_argument("--collection", metavar="NAME", required=True, help="name of the images on the page")
     judged.add_argument("--seed", metavar="N", required=True, help="seed of the run")
-    judged.add_argument("--part", metavar="NAME", required=True, help="validation (calibrates), or a name")
+    judged.add_argument(
+        "--part", metavar="NAME", required=True, help="validation (for the calibration), or the name of a test part"
+    )
     judged.add_argument("--to", type=Path, metavar="FILE.jsonl", required=True, help="the record")
     judged.set_defaults(run=quality_measure)
 
-    stepped = commands.add_parser("quality-rounds", help="record the rounds of a run, and print the chosen ones")
+    stepped = commands.add_parser(
+        "quality-rounds", help="record the rounds of a run, and print the best and the most promising one"
+    )
     stepped.add_argument("folder", type=Path, metavar="RUN", help="folder of a finished run whose sites have masks")
     stepped.add_argument("--collection", metavar="NAME", required=True, help="name of the images on the page")
     stepped.add_argument("--seed", metavar="N", required=True, help="seed of the run")
     stepped.add_argument("--to", type=Path, metavar="FILE.jsonl", required=True, help="the record")
     stepped.set_defaults(run=quality_rounds)
 
-    promised = commands.add_parser("quality", help="write the page of expected Dice, and its plot beside it")
+    promised = commands.add_parser("quality", help="write the page of expected Dice, and its plot next to it")
     promised.add_argument("page", type=Path, metavar="FILE.md", help="the page")
-    promised.add_argument("--record", type=Path, metavar="FILE.jsonl", required=True, help="of quality-measure")
-    promised.add_argument("--command", metavar="TEXT", required=True, help="command that made it, shown on top")
+    promised.add_argument("--record", type=Path, metavar="FILE.jsonl", required=True, help="record of quality-measure")
+    promised.add_argument("--command", metavar="TEXT", required=True, help="command that made the record, shown on top")
     promised.set_defaults(run=quality)
 
-    planned = commands.add_parser("related-plan", help="print the remaining runs and their core-hours")
+    planned = commands.add_parser("related-plan", help="print the number of remaining runs and their core-hours")
     _add_related_arguments(planned)
     _add_only(planned)
     planned.add_argument(
@@ -96,26 +106,28 @@ def build_parser() -> argparse.ArgumentParser:
     )
     planned.set_defaults(run=related_plan)
 
-    listed = commands.add_parser("related-rows", help="print the rows of a part to run, one per line")
+    listed = commands.add_parser("related-rows", help="print the rows of a part that are to be run, one per line")
     listed.add_argument(
         "part", help="polyp, labelled, weak, unseen, skin, abdomen, abdomen_weak, cardiac or cardiac_unseen"
     )
     listed.add_argument("--records", type=Path, metavar="DIR", required=True, help="folder of related-<part>.jsonl")
-    listed.add_argument("--seed", type=int, metavar="N", help="leave out rows whose run with this seed is recorded")
+    listed.add_argument("--seed", type=int, metavar="N", help="omit rows whose run with this seed is recorded")
     _add_only(listed)
     listed.set_defaults(run=related_rows)
 
-    chosen = commands.add_parser("related-options", help="print the options of a row beyond those of all rows")
+    chosen = commands.add_parser("related-options", help="print options that only this row needs")
     chosen.add_argument("row", help="name of a method")
-    chosen.add_argument("--local-steps", type=int, metavar="N", required=True, help="steps of a site in a round")
-    chosen.add_argument("--adapter", metavar="FILE", required=True, help="adapter of the teacher, if the row has one")
+    chosen.add_argument("--local-steps", type=int, metavar="N", required=True, help="steps per site and round")
+    chosen.add_argument(
+        "--adapter", metavar="FILE", required=True, help="adapter of the teacher, for rows with a teacher"
+    )
     chosen.set_defaults(run=related_options)
 
     staged = commands.add_parser("stage-volumes", help="copy a collection of volumes into folders of sites")
     staged.add_argument("source", type=Path, metavar="DIR", help="folder with a manifest.csv")
     staged.add_argument("to", type=Path, metavar="DIR", help="output, for samfed prepare nifti")
     staged.add_argument(
-        "--public", metavar="SITE", required=True, help="site of which a fifth of the patients is public"
+        "--public", metavar="SITE", required=True, help="site with a fifth of its patients in the public set"
     )
     staged.set_defaults(run=stage)
     return parser
@@ -127,7 +139,9 @@ def _add_only(parser: argparse.ArgumentParser) -> None:
 
 def _add_related_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--records", type=Path, metavar="DIR", required=True, help="folder of related-<part>.jsonl")
-    parser.add_argument("--seeds", metavar="0,1,2", default="0,1,2", help="seeds of the whole table (default: 0,1,2)")
+    parser.add_argument(
+        "--seeds", metavar="0,1,2", default="0,1,2", help="seeds of the complete table (default: 0,1,2)"
+    )
 
 
 def _add_page_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,7 +158,7 @@ def _add_page_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TITLE=TEXT",
         action="append",
         default=[],
-        help="command to show in that section (default: as `samfed compare` left it in DIR/comparison.json)",
+        help="command to show in that section (default: the one in DIR/comparison.json)",
     )
     _add_texts(parser)
 
@@ -152,7 +166,9 @@ def _add_page_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_texts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", metavar="TEXT", help="heading of the page")
     parser.add_argument("--command", metavar="TEXT", help="command that made all runs, shown on top")
-    parser.add_argument("--caveat", metavar="TEXT", action="append", default=[], help="a caveat for the reader")
+    parser.add_argument(
+        "--caveat", metavar="TEXT", action="append", default=[], help="a caveat to list on the page; may be repeated"
+    )
 
 
 def _texts(args: argparse.Namespace) -> dict[str, Any]:
@@ -160,7 +176,7 @@ def _texts(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def record(args: argparse.Namespace) -> None:
-    """Adds what has finished in a comparison's folder to a record."""
+    """Adds the finished runs in a comparison's folder to a record."""
     from study.record import SUFFIX, add_to_record, runs_in
 
     if args.to.suffix != SUFFIX:
@@ -257,7 +273,7 @@ def methods(args: argparse.Namespace) -> None:
 
 
 def options(args: argparse.Namespace) -> None:
-    """Fills the tables of options of a page."""
+    """Updates the tables of options of a page."""
     from samfed_monai.config.bundles import packaged_bundle
     from samfed_monai.core.io import PUBLIC, write_text
     from study.options_page import options_page
@@ -276,7 +292,7 @@ def stage(args: argparse.Namespace) -> None:
 
 
 def related_plan(args: argparse.Namespace) -> None:
-    """Prints what is left to run of the related systems, and how long it takes."""
+    """Prints the remaining runs of the related systems and their core-hours."""
     from study.related_plan import BEST, plan_text, rows_of, rows_to_run, runs_of, share_of
 
     seeds, only, shares = _seeds_of(args.seeds), _names_of(args.only), []
@@ -286,7 +302,7 @@ def related_plan(args: argparse.Namespace) -> None:
         known = part != "skin" or runs_of("polyp", args.records)
         rows = rows_to_run(part, args.records, only=only) if known else []
         if part == "skin" and share_of("polyp", rows_of("polyp"), seeds, args.records).todo:
-            # which they will be is not known yet
+            # the best rows are not known yet
             rows += [f"number {place} of polyps" for place in range(len(rows) + 1, BEST + 1)]
         shares.append(share_of(part, rows, seeds, args.records))
     sys.stdout.write(plan_text(shares))
@@ -302,7 +318,7 @@ def related_rows(args: argparse.Namespace) -> None:
 
 
 def related_options(args: argparse.Namespace) -> None:
-    """Prints the words that a row's command line has beside those of all rows."""
+    """Prints options that only this row needs."""
     from study.related_plan import options_of
 
     sys.stdout.write(" ".join(options_of(args.row, local_steps=args.local_steps, adapter=args.adapter)) + "\n")
@@ -327,7 +343,7 @@ def _seeds_of(text: str) -> list[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns its exit code, as those of ``samfed``: 0 done, 2 refused with every problem listed."""
+    """Runs a command; returns an exit code as ``samfed`` does: 0 if done, 2 if refused, with all problems listed."""
     args = build_parser().parse_args(argv)
     try:
         args.run(args)

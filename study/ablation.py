@@ -1,4 +1,4 @@
-"""The page of ablations: sweeps of the method against its default, on one or several collections."""
+"""The page of ablations: sweeps of the method compared with its default, on one or several collections."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _FEW = 6
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a sweep over all collections.
+    """One row of a sweep on all collections.
 
     Args:
-        row: the row, of the first collection that has it.
-        dice: its cell by collection.
-        teacher: Dice of its teacher alone, by collection.
-        differences: its cell minus the default's, paired by seed, by collection.
+        row: the row, from the first collection that has it.
+        dice: Dice by collection.
+        teacher: Dice of the row's teacher alone, by collection.
+        differences: Dice minus the default's, paired by seed, by collection.
     """
 
     row: Row
@@ -47,18 +47,18 @@ class Line:
 
     @property
     def mean_difference(self) -> float | None:
-        """Mean over collections; ``None`` unless every one of them has a seed in common with the default."""
+        """Mean over collections; ``None`` if a collection has no seed in common with the default."""
         means = [cell.mean for cell in self.differences]
         return fmean(mean for mean in means if mean is not None) if all(m is not None for m in means) else None
 
 
 def sweeps(sections: Sequence[Section], default: str = "samfed", *others: str) -> dict[str, list[Line]]:
-    """Lines of every sweep by its title, each sweep with its default on top, in the order of the files of rows.
+    """Lines of each sweep by title; the default comes first, then rows in the order of the row files.
 
     Args:
         sections: the collections.
-        default: name of the row that the others are compared with.
-        others: rows in place of ``default`` in the sweeps that have one of them.
+        default: name of the reference row.
+        others: rows that replace ``default`` in sweeps that include one of them.
 
     Raises:
         Refused: a collection lacks the default row.
@@ -76,27 +76,27 @@ def sweeps(sections: Sequence[Section], default: str = "samfed", *others: str) -
     for row in sorted((row for row in rows.values() if row.name != default), key=_order):
         by_title.setdefault(row.sweep or OTHERS, []).append(row)
     found = {}
-    for title, those in by_title.items():
-        base = next((row for row in those if row.name in others), rows[default])
-        compared = [base, *(row for row in those if row is not base)]
+    for title, listed in by_title.items():
+        base = next((row for row in listed if row.name in others), rows[default])
+        compared = [base, *(row for row in listed if row is not base)]
         found[title] = [_line(row, sections, base.name) for row in compared]
     return found
 
 
 def candidates(lines: Sequence[Line]) -> list[Line]:
-    """Lines that may win: the default, and every other that a federation could have run."""
+    """Lines that can be the best: the default, and all rows that a federation could run."""
     return [line for index, line in enumerate(lines) if index == 0 or line.row.variant not in _NO_CANDIDATES]
 
 
 def best_of(lines: Sequence[Line]) -> Line | None:
-    """The line with the highest mean difference to the default, the default itself among them (its own is 0)."""
+    """The line with the highest mean difference to the default; the default itself counts with 0."""
     scored = [(line.mean_difference, line) for line in candidates(lines)]
     known = [(mean, line) for mean, line in scored if mean is not None]
     return max(known, key=lambda pair: pair[0])[1] if known else None
 
 
 def verdict(lines: Sequence[Line], sections: Sequence[Section]) -> str:
-    """One sentence: what each of a few rows is to the default, or which of many is the best, and by how much."""
+    """One sentence: the difference of each row to the default if there are few, else the best row and its lead."""
     best, default = best_of(lines), lines[0]
     others = candidates(lines)[1:]
     if others and all(line.mean_difference is None for line in others):
@@ -117,23 +117,23 @@ def verdict(lines: Sequence[Line], sections: Sequence[Section]) -> str:
 
 
 def block(title: str, lines: Sequence[Line], sections: Sequence[Section]) -> Block:
-    """The table of one sweep; the best cells are bold."""
+    """The table of one sweep, with the best cells in bold."""
     default = lines[0].row.name
-    taught = len({cell.mean for line in lines for cell in line.teacher[:1]}) > 1
-    extra = ["its teacher"] if taught else []
+    teachers = len({cell.mean for line in lines for cell in line.teacher[:1]}) > 1
+    extra = ["its teacher"] if teachers else []
     heads = [head for s in sections for head in (s.title or "Dice", f"vs {default}", *extra)]
     average = len(sections) > 1
-    may_win = candidates(lines)
-    tops = [max((line.dice[i].mean or 0.0 for line in may_win), default=0.0) for i in range(len(sections))]
+    eligible = candidates(lines)
+    tops = [max((line.dice[i].mean or 0.0 for line in eligible), default=0.0) for i in range(len(sections))]
     best = best_of(lines)
     rows = {}
     for line in lines:
         cells = []
         for index, (dice, difference) in enumerate(zip(line.dice, line.differences, strict=True)):
-            top = line in may_win and dice.mean is not None and dice.mean == tops[index]
+            top = line in eligible and dice.mean is not None and dice.mean == tops[index]
             cells += [f"**{spell('dice', dice)}**" if top else spell("dice", dice)]
             cells += [MISSING if line.row.name == default else spell("vs:dice", difference)]
-            cells += [spell("dice", line.teacher[index])] if taught else []
+            cells += [spell("dice", line.teacher[index])] if teachers else []
         if average:
             mean = line.mean_difference
             text = MISSING if mean is None or line.row.name == default else as_difference(mean)
@@ -152,15 +152,15 @@ def write_ablation(
     command: str | None = None,
     caveats: Iterable[str] = (),
 ) -> None:
-    """Writes the page in Markdown, and every section's figure beside it; the same arguments give the same bytes.
+    """Writes the page in Markdown, and the sections' figures next to it; the same arguments give the same bytes.
 
     Args:
-        page: its file.
+        page: file of the page.
         sections: one per collection.
         defaults: see :func:`sweeps`.
-        title: heading; ``None`` is :data:`TITLE`.
+        title: heading (default: :data:`TITLE`).
         command: command line that made all runs, shown on top.
-        caveats: sentences, beside the marks that every table carries.
+        caveats: further caveats, as sentences.
     """
     found = sweeps(sections, *defaults)
     parts = [f"# {title or TITLE}", "", f"**{MARK}**", ""]

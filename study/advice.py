@@ -1,4 +1,4 @@
-"""Which method for which hospitals: paragraphs for the page of methods, with the figures of the records."""
+"""Advice on the choice of a method, for the page of methods, with numbers from the records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from study.related_plan import earlier_form, runs_of, with_more_labels
 
 
 def advice(records: str | Path) -> str:
-    """Markdown of what to choose between in four situations, and what it brought on polyps.
+    """Markdown of the methods to choose from in four situations, with their results.
 
     Args:
         records: folder of ``related-<part>.jsonl``.
@@ -25,7 +25,7 @@ def advice(records: str | Path) -> str:
     figures["polyp"] = figures_of(runs_of("polyp", records), runs_of("unseen", records))
 
     def row(part: str, name: str, column: str = "dice") -> str:
-        """A method with its mean over seeds, where the records have it; marked where they are of an earlier form."""
+        """A method with its mean over seeds, if recorded; marked if the runs are of an earlier form."""
         cell, mark = figures[part].get(name, {}).get(column), "\\*" if earlier_form(part, name) else ""
         return f"`{name}`" if cell is None or cell.mean is None else f"`{name}` {cell.mean:.3f}{mark}"
 
@@ -45,9 +45,9 @@ def advice(records: str | Path) -> str:
 
 
 def _abdomen(runs: Sequence[RunData]) -> str:
-    """Rows by their Dice of whole volumes, those with labels of the sites apart, and which of them no round helped.
+    """Rows by their Dice of whole volumes, separately with and without labels of the sites; notes rows without gain.
 
-    Over the seeds that all rows have, if there are any, so that rows can be compared.
+    Dice is the mean over the seeds that all rows have in common, if there are any.
     """
     seeds = [set(of["dice"].by_seed) for of in figures_of(runs).values() if of["dice"].n]
     if not seeds:
@@ -57,14 +57,16 @@ def _abdomen(runs: Sequence[RunData]) -> str:
     dice = {row: of["dice"].by_seed for row, of in figures_of(runs).items() if of["dice"].n}
     means = {row: fmean(dice[row].values()) for row in sorted(dice, key=lambda row: -fmean(dice[row].values()))}
     scored = [(run, dice[run.row][run.seed]) for run in runs if run.seed in dice.get(run.row, {})]
-    began = {_start(run): value for run, value in scored if is_the_start(run)}
+    starts = {_start(run): value for run, value in scored if is_the_start(run)}
     moved = {run.row for run, _ in scored if not is_the_start(run)}
-    lower = means.keys() - {run.row for run, value in scored if value >= began.get(_start(run), 0.0)}
+    lower = means.keys() - {run.row for run, value in scored if value >= starts.get(_start(run), 0.0)}
     labelled = with_more_labels(runs)
 
-    def listed(apart: bool) -> str:
+    def listed(with_labels: bool) -> str:
         rows = [
-            (row, mean, "" if row in moved else _NO_ROUND) for row, mean in means.items() if (row in labelled) is apart
+            (row, mean, "" if row in moved else _NO_ROUND)
+            for row, mean in means.items()
+            if (row in labelled) is with_labels
         ]
         return ", ".join(f"`{row}` {mean:.3f}{note}" for row, mean, note in rows)
 
@@ -74,7 +76,7 @@ def _abdomen(runs: Sequence[RunData]) -> str:
 
 
 def _start(run: RunData) -> tuple[int, float | None]:
-    """Which network a run began with: its seed, and the validation Dice of that network."""
+    """Identifies the network at the start of a run: seed, and validation Dice of this network."""
     return run.seed, (run.results.get("against_start") or {}).get("start")
 
 

@@ -1,7 +1,7 @@
-"""Kvasir-SEG alone as a public set and three hospitals: the images that the polyp bundle's weights are trained from.
+"""Divides Kvasir-SEG into a public set and three hospitals, the images on which the polyp bundle's weights are trained.
 
-HyperKvasir (CC BY 4.0) has these 1,000 images and masks, too. No other collection is trained on, so that CVC-ClinicDB
-and CVC-ColonDB are hospitals that took no part.
+HyperKvasir (CC BY 4.0) also has these 1,000 images and masks. No other collection is used in training, so CVC-ClinicDB
+and CVC-ColonDB are unseen hospitals.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from hashlib import sha256
 
 PUBLIC = 300
-"""Images with masks that the teacher and the labelled steps learn from."""
+"""Number of public images with masks, for the teacher and the labelled steps."""
 
 HOSPITALS = ("hospital_a", "hospital_b", "hospital_c")
 SHARE = 0.15
-"""Of a hospital's images, the share to validate on, and as many to test on."""
+"""Share of a hospital's images for validation, and again for test."""
 
 
 def split(names: list[str]) -> dict[str, dict[str, list[str]]]:
-    """Who has which image, as a published list in HSSF's format; the same names give the same split.
+    """Divides images into a public set and hospitals, in HSSF's list format; the same names give the same split.
 
     Args:
-        names: names of the image files, without folder.
+        names: names of the image files without folder.
     """
     drawn = sorted(names, key=lambda name: sha256(name.rsplit(".", 1)[0].encode()).hexdigest())
     parts = {"public": {"labeled_train": drawn[:PUBLIC]}}

@@ -1,4 +1,4 @@
-"""What was measured of each method on the data of the related systems, a sentence each, for the page of methods."""
+"""One sentence per method with its results on the data of the related systems, for the page of methods."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from samfed_monai.reports.rows import FLOOR
 from samfed_monai.reports.style import as_difference
 from study.related_plan import NO_ROW, earlier_form, gains_by_site, runs_of, site_scores
 
-BESIDE = {"polyp": "no_sam", "labelled": "supervised", "weak": "weak_labels"}
-"""Part of the related systems to the method that its others are put beside; that one, beside the public set alone."""
+REFERENCE = {"polyp": "no_sam", "labelled": "supervised", "weak": "weak_labels"}
+"""Part of the related systems to its reference method; this method itself is compared with the public set alone."""
 
 _OF = {"polyp": "sites without labels", "labelled": "sites with masks", "weak": "sites with scribbles"}
 
 
 def measured(records: str | Path) -> dict[str, str]:
-    """Name of a method to its Dice and where, beside another method, it gained and lost, or why it has no row.
+    """Name of each method to its Dice and its gains and losses against another method, or to why it has no row.
 
     Args:
         records: folder of ``related-<part>.jsonl``.
@@ -29,11 +29,11 @@ def measured(records: str | Path) -> dict[str, str]:
     """
     texts: dict[str, list[str]] = {}
     known = methods()
-    for part, yardstick in BESIDE.items():
+    for part, reference in REFERENCE.items():
         scores = site_scores(runs_of(part, records))
         for row, blocks in scores.items():
-            other, base = yardstick if row != yardstick else FLOOR, known[row].base if row in known else None
-            text = f"{_OF[part]}, {_beside(blocks, scores.get(other, {}), other)}"
+            other, base = reference if row != reference else FLOOR, known[row].base if row in known else None
+            text = f"{_OF[part]}, {_compared(blocks, scores.get(other, {}), other)}"
             if base not in (None, other) and (gains := gains_by_site(blocks, scores.get(str(base), {}))):
                 text += f"; {as_difference(fmean(gains.values()))} against `{base}`, on which it builds"
             text += f"; the runs are of an earlier form: {what}" if (what := earlier_form(part, row)) else ""
@@ -42,8 +42,8 @@ def measured(records: str | Path) -> dict[str, str]:
     return without | {row: "; ".join(texts) for row, texts in texts.items()}
 
 
-def _beside(blocks: Mapping[tuple[str, int], float], others: Mapping[tuple[str, int], float], other: str) -> str:
-    """One row, over sites and seeds that it has in common with the other: each site counts alike."""
+def _compared(blocks: Mapping[tuple[str, int], float], others: Mapping[tuple[str, int], float], other: str) -> str:
+    """Dice of a row, and its difference to another on common sites and seeds; all sites have the same weight."""
     seeds = {seed for _, seed in blocks}
     text = f"{counted(len(seeds), 'seed')}: mean over the sites {fmean(blocks.values()):.3f}"
     mean = gains_by_site(blocks, others)

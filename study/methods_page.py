@@ -1,4 +1,4 @@
-"""The page of methods, ``docs/methods.md``, from what their files declare."""
+"""The page of methods, ``docs/methods.md``, from the declarations in their files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PUBLIC = {
     "labelled": "{own}; public ones only for a warm start, if there are any",
     "unlabelled": "{own}, and no public images",
 }
-"""What a method needs, by the split of images that its trainer takes its steps over (``train#dataset#split``)."""
+"""What a method needs, by the split of its training images (``train#dataset#split``)."""
 
 
 def methods_page(methods: Iterable[Method], measured: Mapping[str, str] | None = None, advice: str = "") -> str:
@@ -24,7 +24,7 @@ def methods_page(methods: Iterable[Method], measured: Mapping[str, str] | None =
 
     Args:
         methods: in the order of the page.
-        measured: name to a sentence about what was measured of it; a method without one has none.
+        measured: name to a sentence with the method's results; may lack methods.
         advice: a section on which method to choose.
     """
     methods, measured = list(methods), measured or {}

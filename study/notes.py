@@ -1,4 +1,4 @@
-"""Notes below the tables of a page of results whose runs come from several machines: their teachers and starts."""
+"""Notes below the tables of a page of results: different teachers and starts of runs from several machines."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from samfed_monai.reports.run_data import RunData
 
 
 def notes_on_teachers(runs: Sequence[RunData]) -> list[str]:
-    """What adapting SAM brought, and which rows had other teachers or starts than those beside them."""
+    """The effect of adapting SAM, and rows whose teachers or starts differ from those of other rows."""
     return [*adaptation_notes(runs), *teacher_notes(runs), *start_notes(runs)]
 
 
 def adaptation_notes(runs: Sequence[RunData]) -> list[str]:
-    """What adapting SAM brought, from the exam of the fit: a sentence for every teacher that was fitted.
+    """The effect of adapting SAM, from the exam of the fit: one sentence per fitted teacher.
 
-    Where SAM as it comes was not examined, the Dice of the adapted one alone.
+    If the unadapted SAM was not examined, the sentence has only the Dice of the adapted one.
     """
     notes = []
     for run in runs:
@@ -38,7 +38,7 @@ _RECIPE = ("base", "adapt", "size", "views", "peak", "refine", "self_training_ep
 
 
 def teacher_notes(runs: Sequence[RunData]) -> list[str]:
-    """Teachers of one recipe that are not one: an adapter fitted on another machine is another adapter."""
+    """Different adapters of one recipe, since an adapter fitted on another machine differs."""
     fitted: dict[str, dict[str, str]] = {}
     for run in runs:
         about, sha256 = run.results["teacher"], run.results["hashes"].get("teacher")
@@ -55,7 +55,7 @@ def teacher_notes(runs: Sequence[RunData]) -> list[str]:
 
 
 def start_notes(runs: Sequence[RunData]) -> list[str]:
-    """Rows without SAM that began from another adapter's trunk than the rows of their seed beside them."""
+    """Rows without SAM that start from another adapter's trunk than other rows of the same seed."""
     notes = []
     for seed in sorted({run.seed for run in runs}):
         hashes = {

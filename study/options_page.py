@@ -1,4 +1,4 @@
-"""The tables of options in ``docs/options.md``, from what ``options.json`` and the bundles' files say."""
+"""The tables of options in ``docs/options.md``, from ``options.json`` and the bundles' files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _TABLE = re.compile(r"(<!-- (\w+\.json): ([\w-]+) -->\n)(.*?)(<!-- end -->\n)", 
 
 
 def options_page(text: str, bundles: Sequence[Path]) -> str:
-    """A page with its tables of options made anew, from ``<!-- train.json: paths -->`` to ``<!-- end -->``.
+    """Updates the tables of options in a page, from marks such as ``<!-- train.json: paths -->`` to ``<!-- end -->``.
 
     Args:
         text: Markdown.
-        bundles: folders of the bundles whose defaults it shows, each once.
+        bundles: folders of the bundles whose defaults the tables show.
 
     Raises:
-        Refused: a text without such a place, or one that names no table.
+        Refused: the text has no marks, or a mark of an unknown table.
     """
     tables = [f"<!-- {file}: {name} -->" for file, tables in option_tables().items() for name in tables]
     marks = [match.group(1).strip() for match in _TABLE.finditer(text)]

@@ -1,4 +1,4 @@
-"""A page of ``docs/results``: sections, each the comparison of a collection of runs with its title and command."""
+"""A page of ``docs/results``, in sections; each compares the runs of one collection."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Section:
     Args:
         title: heading; empty for a page of one comparison.
         table: the comparison.
-        command: command line that made its runs, or ``None``.
+        command: command line that made its runs, if known.
     """
 
     title: str
@@ -43,7 +43,7 @@ class Section:
     command: str | None = None
 
     def provenance(self) -> list[str]:
-        """Data list, versions and seeds, as lines of Markdown below the title."""
+        """Data list, versions and seeds, as lines of Markdown."""
         parts = [f"### {self.title}", ""] if self.title else []
         parts += [f"- data list: `{self.table.datalist or 'unknown'}` (SHA-256)"]
         parts += [f"- {name}: {', '.join(found)}" for name, found in self.table.versions.items()]
@@ -52,15 +52,16 @@ class Section:
 
 
 def read_sections(given: Iterable[str], commands: Iterable[str] = ()) -> list[Section]:
-    """Sections of ``TITLE=DIR`` words.
+    """Reads sections from ``TITLE=DIR`` arguments.
 
     Args:
-        given: title and folder of runs, as ``samfed compare`` leaves it (``DIR/<row>/seed-<n>/``), or a record of
+        given: title and folder of runs, as ``samfed compare`` writes it (``DIR/<row>/seed-<n>/``), or a record of
             runs (``FILE.jsonl``).
-        commands: ``TITLE=COMMAND``, for sections whose ``DIR/comparison.json`` names none, or not the one to show.
+        commands: ``TITLE=COMMAND``; replaces the command of ``DIR/comparison.json``.
 
     Raises:
-        Refused: a word without ``=``, a title twice or unknown, a folder without runs, or runs that cannot be compared.
+        Refused: an argument without ``=``, a repeated or unknown title, a folder without runs, or runs that cannot be
+            compared.
     """
     problems = Problems()
     folders = pairs_of(given, "--section", "TITLE=DIR", problems)
@@ -86,22 +87,22 @@ def write_page(
     command: str | None = None,
     caveats: Iterable[str] = (),
 ) -> None:
-    """Writes a page of comparisons in Markdown, and every section's figure beside it.
+    """Writes a page of comparisons in Markdown, and the sections' figures next to it.
 
     The same sections and arguments give the same bytes.
 
     Args:
-        page: its file.
-        sections: comparisons; a title becomes a heading.
-        title: heading of the page; ``None`` is :data:`~samfed_monai.reports.compare_forms.TITLE`.
-        command: command line that made all runs, shown on top; a section's own is below its heading.
-        caveats: sentences, beside the marks that every table carries.
+        page: file of the page.
+        sections: comparisons; their titles become headings.
+        title: heading of the page (default: :data:`~samfed_monai.reports.compare_forms.TITLE`).
+        command: command line that made all runs, shown on top; that of a section is below its heading.
+        caveats: further caveats, as sentences.
     """
     tables = [section.table for section in sections]
-    parts = [f"# {title or TITLE}", "", *_ran(command), *(in_short(sections) if len(sections) > 1 else [])]
+    parts = [f"# {title or TITLE}", "", *_shown(command), *(in_short(sections) if len(sections) > 1 else [])]
     for section, figure in zip(sections, write_figures(page, sections), strict=True):
         parts += [f"## {section.title}", ""] if section.title else []
-        parts += _ran(section.command)
+        parts += _shown(section.command)
         parts += [f"- {name}: **{value}** ({small})" for name, value, small in headlines(section.table)]
         parts += [*(f"- {text}" for text in verdicts(section.table)), "", to_markdown(section.table)]
         parts += [f"![Average test Dice of every row and seed]({figure})", ""]
@@ -115,8 +116,8 @@ def write_page(
 
 
 def in_short(sections: Iterable[Section]) -> list[str]:
-    """Lines of a table of all sections: the method's Dice, and that of what it has to beat; none without the method."""
-    beside = {**OVER, CEILING: "oracle"}
+    """Lines of a table of all sections: Dice of the method and of its references; none if no section has the method."""
+    references = {**OVER, CEILING: "oracle"}
     heads, rows = (
         [
             "Setting",
@@ -124,7 +125,7 @@ def in_short(sections: Iterable[Section]) -> list[str]:
             "Dice",
             "Worst site",
             "Unseen hospital",
-            *(of[:1].upper() + of[1:] for of in beside.values()),
+            *(of[:1].upper() + of[1:] for of in references.values()),
         ],
         [],
     )
@@ -132,7 +133,7 @@ def in_short(sections: Iterable[Section]) -> list[str]:
         for group in section.table.groups:
             if group.hero is not None:
                 cells = [group.hero.cells.get(key) for key in ("dice", "worst", "unseen")]
-                cells += [group.dice_of(name) for name in beside]
+                cells += [group.dice_of(name) for name in references]
                 rows.append([section.title, f"`{group.hero.name}`", *(spell("dice", cell) for cell in cells)])
     if not rows:
         return []
@@ -142,17 +143,17 @@ def in_short(sections: Iterable[Section]) -> list[str]:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> list[str]:
-    """Lines of a Markdown table and an empty one; columns behind the first ``texts`` hold numbers, set to the right."""
+    """Lines of a Markdown table, and an empty line; columns after the first ``texts`` are right-aligned numbers."""
     sides = ["---"] * texts + ["---:"] * (len(heads) - texts)
     return [*map(piped, [heads, sides, *rows]), ""]
 
 
-def _ran(command: str | None) -> list[str]:
+def _shown(command: str | None) -> list[str]:
     return ["```", command, "```", ""] if command else []
 
 
 def write_figures(page: str | Path, sections: Sequence[Section]) -> list[str]:
-    """Writes every section's figure beside a page as ``<page>[-<section>].png``; returns the files' names."""
+    """Writes the figures of all sections next to the page as ``<page>[-<section>].png``; returns their names."""
     names = []
     for slug, section in zip(unique_slugs(sections), sections, strict=True):
         path = Path(page).with_name("-".join(filter(None, (Path(page).stem, slug))) + ".png")
@@ -162,7 +163,7 @@ def write_figures(page: str | Path, sections: Sequence[Section]) -> list[str]:
 
 
 def unique_slugs(sections: Sequence[Section]) -> list[str]:
-    """A part of a file name for each section; equal ones get a number."""
+    """A part of a file name for each section; repeated ones get a number."""
     slugs: list[str] = []
     for section in sections:
         slug = re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-")
@@ -177,7 +178,7 @@ def _command_of(folder: Path) -> str | None:
 
 
 def pairs_of(words: Iterable[str], option: str, form: str, problems: Problems) -> dict[str, str]:
-    """What words of the command line say, ``form`` being ``TITLE=DIR``; adds what is wrong with them."""
+    """Parses arguments of the form ``form``, such as ``TITLE=DIR``; adds errors to ``problems``."""
     pairs: dict[str, str] = {}
     for word in words:
         name, equals, value = (part.strip() for part in word.partition("="))

@@ -1,4 +1,4 @@
-"""How well expected Dice separates good masks from bad, and good rounds from bad: records of it, and their page."""
+"""How well expected Dice identifies good masks and good rounds: records, and their page."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ ESTIMATORS = {
     "agreement": "mean Dice between the masks of four views (four passes)",
 }
 CHOSEN = "level"
-"""The estimator of the product, :func:`samfed_monai.metrics.quality.estimate`."""
+"""The estimator of the package, :func:`samfed_monai.metrics.quality.estimate`."""
 
 ROUNDS = "rounds"
-"""Part of a record with the rounds of a run in place of images."""
+"""Name of a part whose rows are rounds of a run, not images."""
 
 Row = dict[str, Any]
 Line = Mapping[str, Any]
 
 
 def soft_dice(chances: Chances, mask: Mask) -> float:
-    """Dice that is expected if the pixels were drawn one by one: ``2 sum(q m) / (sum(q) + sum(m))``.
+    """Expected Dice for independently drawn pixels: ``2 sum(q m) / (sum(q) + sum(m))``.
 
     Args:
         chances: (H, W) float in [0, 1], the probability q of the foreground.
@@ -55,22 +55,22 @@ def soft_dice(chances: Chances, mask: Mask) -> float:
 
 
 def nested_dice(chances: Chances) -> float:
-    """Dice between the area that is surely foreground and the one that may be: above 0.75 and above 0.25.
+    """Dice between the areas with a probability above 0.75 and above 0.25; 1 if both are empty.
 
-    1 where both are empty; ``chances`` as for :func:`soft_dice`.
+    ``chances`` as for :func:`soft_dice`.
     """
     inner, outer = (int(np.count_nonzero(chances >= level)) for level in (0.75, 0.25))
     return 2 * inner / (inner + outer) if outer else 1.0
 
 
 def agreement(masks: Sequence[Mask]) -> float:
-    """Mean Dice between the masks of several views, (H, W) bool each; 1 of a single one."""
+    """Mean Dice between the masks of several views, (H, W) bool each; 1 for a single view."""
     pairs = [soft_dice(one.astype(np.float32), other) for i, one in enumerate(masks) for other in masks[:i]]
     return float(np.mean(pairs)) if pairs else 1.0
 
 
 def border_certainty(chances: Chances, mask: Mask) -> float:
-    """1 less the mean entropy in bits of the pixels at the mask's border; 0 without one. As :func:`soft_dice`."""
+    """1 minus the mean entropy in bits of pixels at the mask's border; 0 without a border (see :func:`soft_dice`)."""
     border = ndimage.binary_dilation(mask) ^ ndimage.binary_erosion(mask)
     chance = np.clip(chances[border], 1e-7, 1 - 1e-7)
     entropy = -chance * np.log2(chance) - (1 - chance) * np.log2(1 - chance)
@@ -78,10 +78,11 @@ def border_certainty(chances: Chances, mask: Mask) -> float:
 
 
 def estimates_of(views: Sequence[np.ndarray]) -> dict[str, float]:
-    """Every estimator, of one view, and with ``4`` behind its name of the mean of all.
+    """All estimators for the first view, and for the mean of all views with ``4`` after the name.
 
     Args:
-        views: probabilities (H, W) of one image in several test-time views, turned back; the first is the plain one.
+        views: probabilities (H, W) of one image in several test-time views, transformed back; the first view is the
+            unchanged image.
     """
     found = dict[str, float]()
     for name, chances in (("", views[0]), ("4", np.mean(views, axis=0))):
@@ -105,16 +106,16 @@ def measured(
     sites: Sequence[str] = (),
     limit: int | None = None,
 ) -> list[Row]:
-    """``{"site", "dice", "dice4", …}`` with every estimator, of the images of a split.
+    """Rows ``{"site", "dice", "dice4", …}`` with all estimators, one per image of a split.
 
     Args:
-        bundle: name or folder.
+        bundle: name or folder of the bundle.
         model: as for ``samfed evaluate``.
         datalist: file of the list.
-        data_root: folder of its images.
+        data_root: folder of the images.
         split: ``validation`` or ``test``.
-        sites: their names; empty for all.
-        limit: at most so many images of a site, chosen by hash.
+        sites: names of the sites; empty for all.
+        limit: maximum number of images per site, chosen by hash.
     """
     trained = TrainedModel(bundle, model)
     given, listed = {"datalist": str(datalist), "data_root": str(data_root), "output_dir": "."}, DataList.load(datalist)
@@ -135,10 +136,10 @@ def measured(
 
 
 def rounds_of(run: Path) -> list[Row]:
-    """``{"round", "dice", "expected"}`` of every round of a run: true validation Dice, and what masks promised there.
+    """Rows ``{"round", "dice", "expected"}``, one per round of a run: true and expected validation Dice.
 
     Raises:
-        Refused: a run without rounds, or with one that lacks either.
+        Refused: the run has no rounds, or a round lacks one of the two values.
     """
     records = [read_json(folder / "round.json") for folder in round_folders(run / "rounds").values()]
     rows = [
@@ -153,26 +154,28 @@ def rounds_of(run: Path) -> list[Row]:
 
 
 def choices(rows: Sequence[Row]) -> dict[str, Row]:
-    """The round that each rule chooses, the earliest among equals: highest ``dice`` or ``expected``, and ``last``."""
+    """The round with the highest ``dice``, the highest ``expected`` (the earliest if equal), and the ``last`` round."""
     chosen = {key: max(rows, key=lambda row: (row[key], -row["round"])) for key in ("dice", "expected")}
     return {**chosen, "last": max(rows, key=lambda row: row["round"])}
 
 
 def add(record: Path, about: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Puts rows into a record, JSON Lines, in place of those of the same collection, seed and part.
+    """Writes rows to a record in JSON Lines; replaces those of the same collection, seed and part.
 
     Args:
-        about: ``collection``, ``seed`` and ``part`` (``validation`` calibrates, :data:`ROUNDS` has :func:`rounds_of`,
-            others are tested).
+        record: file of the record.
+        about: ``collection``, ``seed`` and ``part``: ``validation`` for the calibration, :data:`ROUNDS` for rows of
+            :func:`rounds_of`, other names for test images.
+        rows: rows of :func:`measured` or :func:`rounds_of`.
     """
     lines = [json.loads(line) for line in record.read_text().splitlines()] if record.is_file() else []
-    same = [line for line in lines if any(line[key] != about[key] for key in about)]
-    found = sorted([*same, {**about, "rows": list(rows)}], key=lambda line: [str(line[key]) for key in about])
+    others = [line for line in lines if any(line[key] != about[key] for key in about)]
+    found = sorted([*others, {**about, "rows": list(rows)}], key=lambda line: [str(line[key]) for key in about])
     write_text(record, "".join(f"{json.dumps(line)}\n" for line in found))
 
 
 def page(path: Path, record: Path, *, command: str) -> None:
-    """Writes the page, and a reliability plot beside it."""
+    """Writes the page, and a reliability plot next to it."""
     lines = [json.loads(line) for line in record.read_text().splitlines()]
     calibrations = {_key(line): _calibration(line["rows"]) for line in lines if line["part"] == "validation"}
     tested, runs = dict[str, list[Line]](), list[Line]()
@@ -191,7 +194,7 @@ def page(path: Path, record: Path, *, command: str) -> None:
         "*Apart* is the mean distance between expected and true Dice. *Refitted* is that distance after a calibration "
         "on the tested images themselves: the part of it that comes from the estimate, not from the calibration. *Of "
         "four views* is the true Dice with `--views 4`, which takes four times as long; all else is with one view.",
-        _table(_promise_rows(tested, calibrations)),
+        _table(_expected_rows(tested, calibrations)),
         f"![true against expected Dice]({figure.name})",
         "Ten groups of images, of all seeds together, in the order of their expected Dice. On the line, expected and "
         "true Dice are equal.",
@@ -225,7 +228,7 @@ def _calibration(rows: Sequence[Row]) -> Calibration:
     return calibrated_on(_pairs(rows), "validation")
 
 
-_KEPT = {
+_COLUMNS = {
     "dice": ("true Dice", ".3f"),
     "dice4": ("of four views", ".3f"),
     "expected_dice": ("expected", ".3f"),
@@ -236,28 +239,28 @@ _KEPT = {
     "worst_in_doubtful": ("worst tenth in doubtful fifth", ".0%"),
     "dice_of_others": ("Dice of the others", ".3f"),
 }
-"""Columns of the first table, of what :func:`_kept` finds: head and format."""
+"""Columns of the first table by key of :func:`_assessed`: heading and format."""
 
 
-def _kept(rows: Sequence[Row], calibration: Calibration) -> dict[str, Any]:
-    """What is kept of the promises, the error with a calibration that is fitted on these rows, Dice with four views."""
+def _assessed(rows: Sequence[Row], calibration: Calibration) -> dict[str, Any]:
+    """Accuracy of expected Dice, its error after a calibration on the same rows, and Dice with four views."""
     pairs = _pairs(rows)
     refitted = kept(pairs, calibrated_on(pairs, "tested"))["error"]
     return kept(pairs, calibration) | {"refitted_error": refitted, "dice4": fmean(row["dice4"] for row in rows)}
 
 
-def _promise_rows(
+def _expected_rows(
     tested: Mapping[str, Sequence[Line]], calibrations: Mapping[tuple[str, Any], Calibration]
 ) -> list[list[str]]:
-    rows = [["images", "seed", "n", *(head for head, _ in _KEPT.values())]]
+    rows = [["images", "seed", "n", *(head for head, _ in _COLUMNS.values())]]
     for images, lines in tested.items():
-        found = [_kept(line["rows"], calibrations[_key(line)]) for line in lines]
+        found = [_assessed(line["rows"], calibrations[_key(line)]) for line in lines]
         seeds = [str(line["seed"]) for line in lines]
         if len(found) > 1:
-            found.append({key: fmean(each[key] for each in found) for key in _KEPT} | {"images": found[0]["images"]})
+            found.append({key: fmean(each[key] for each in found) for key in _COLUMNS} | {"images": found[0]["images"]})
             seeds.append("mean")
         for seed, each in zip(seeds, found, strict=True):
-            cells = [f"{each[key]:{form}}" for key, (_, form) in _KEPT.items()]
+            cells = [f"{each[key]:{form}}" for key, (_, form) in _COLUMNS.items()]
             rows.append([images, seed, str(each["images"]), *cells])
     return rows
 
@@ -295,7 +298,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 def reliability(
     tested: Mapping[str, Sequence[Line]], calibrations: Mapping[tuple[str, Any], Callable[[float], tuple[float, float]]]
 ) -> bytes:
-    """A PNG: mean true Dice of ten groups of images over their mean expected Dice."""
+    """Draws the mean true Dice of ten groups of images over their mean expected Dice, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")

@@ -1,5 +1,5 @@
-"""Rows over blocks: mean ranks with Friedman's test, Nemenyi's critical difference and their figure (Demšar, JMLR 7,
-2006), and every row against one of them (Benavoli, Corani and Mangili, JMLR 17, 2016).
+"""Comparison of rows over blocks: mean ranks with Friedman's test, Nemenyi's critical difference and a figure (Demšar,
+JMLR 7, 2006), and all rows against one row (Benavoli, Corani and Mangili, JMLR 17, 2016).
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from samfed_monai.reports.rows import holm
 from samfed_monai.reports.style import FAINT, PALETTE, png, quiet, subplots
 
 ALPHA = 0.05
-"""Level of the tests."""
+"""Significance level of the tests."""
 
 Scores = Mapping[str, Mapping[Any, float]]
-"""Row to block to score, the higher the better; a block is what all rows were measured on, here a site and a seed."""
+"""Row to block to score; higher is better. A block is a condition that all rows were measured in: a site and a seed."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Rows in the order of their mean ranks, and whether chance orders rows so.
+    """Rows in the order of their mean ranks, with Friedman's test.
 
     Args:
         ranks: row to mean rank over the blocks, best first; 1 is the best, equal scores share the mean of their ranks.
-        blocks: on which all of these rows were measured.
+        blocks: blocks that all of these rows have.
         statistic: Friedman's chi-square, corrected for ties; ``None`` for fewer than three rows or two blocks.
-        p: its probability if all rows were equally good.
-        critical_difference: two rows with mean ranks further apart differ at :data:`ALPHA` (Nemenyi).
-        missing: rows that are not ranked, with the number of the blocks that they lack.
+        p: p-value of the test that all rows are equally good.
+        critical_difference: two rows differ at :data:`ALPHA` if the difference of their mean ranks is larger (Nemenyi).
+        missing: rows that are not ranked, and the number of blocks that they lack.
     """
 
     ranks: dict[str, float] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Ranking:
     missing: dict[str, int] = field(default_factory=dict)
 
     def beyond(self, row: str) -> list[str]:
-        """Rows with a mean rank further from that row's than the critical difference, either way."""
+        """Rows whose mean rank differs from that of ``row`` by more than the critical difference, higher or lower."""
         if self.critical_difference is None:
             return []
         return [name for name, rank in self.ranks.items() if abs(rank - self.ranks[row]) > self.critical_difference]
@@ -75,13 +75,13 @@ def ranking(scores: Scores) -> Ranking:
 
 
 def complete_blocks(scores: Scores) -> tuple[list[str], list[Hashable]]:
-    """Rows and blocks of which every row has every block: of those that two rows have in common, the most scores.
+    """The largest complete table: rows and blocks such that every row has every block.
 
-    So rows that were run once are ranked beside each other, and a late one is left out where it would cost all others
-    their further seeds.
+    Candidates are the sets of blocks that two rows have in common; the one with the most scores is taken, of equals
+    the one with more rows. A row with few seeds is left out if it would exclude further seeds of all other rows.
 
     Returns:
-        rows in the order given, blocks in the order of their first row; of equals, more rows.
+        Rows in the given order, and blocks in the order of the first row.
     """
     pairs = ((one, other) for one in scores.values() for other in scores.values())
     shared = dict.fromkeys(frozenset(one.keys() & other.keys()) for one, other in pairs)
@@ -93,7 +93,7 @@ def complete_blocks(scores: Scores) -> tuple[list[str], list[Hashable]]:
 
 
 def mean_ranks(table: np.ndarray) -> list[float]:
-    """Mean rank of every column; the highest score of a line has rank 1, equal ones the mean of their ranks.
+    """Mean rank of each column; the highest score of a line has rank 1, equal scores share the mean of their ranks.
 
     Args:
         table: ``(blocks, rows)`` float.
@@ -102,7 +102,7 @@ def mean_ranks(table: np.ndarray) -> list[float]:
 
 
 def friedman(table: np.ndarray) -> tuple[float, float]:
-    """Friedman's chi-square, corrected for ties, and its p; 0 and 1 where all rows are equal in every block.
+    """Friedman's chi-square, corrected for ties, and its p-value; 0 and 1 if all rows are equal in every block.
 
     Args:
         table: ``(blocks, rows)`` float with at least three rows and two blocks.
@@ -117,11 +117,11 @@ def critical_difference(rows: int, blocks: int) -> float:
     """Nemenyi's critical difference of mean ranks at :data:`ALPHA`, q * sqrt(k (k + 1) / (6 N)) (Demšar 2006, 3.2.2).
 
     ``q`` is the studentized range of ``rows`` with infinite degrees of freedom over the square root of 2.
-    scikit-posthocs and autorank have the same from the same distribution, with pandas and statsmodels beside it.
+    scikit-posthocs and autorank compute the same, but need pandas and statsmodels.
 
     Args:
-        rows: k, 2 or more.
-        blocks: N, 1 or more.
+        rows: number of rows k, at least 2.
+        blocks: number of blocks N, at least 1.
     """
     q = float(studentized_range.ppf(1 - ALPHA, rows, math.inf)) / math.sqrt(2)
     return q * math.sqrt(rows * (rows + 1) / (6 * blocks))
@@ -129,13 +129,13 @@ def critical_difference(rows: int, blocks: int) -> float:
 
 @dataclass(frozen=True)
 class Against:
-    """How a row compares with another on the blocks that both have.
+    """Comparison of a row with another one on common blocks.
 
     Args:
-        ahead: in so many blocks its score is the higher one.
-        blocks: in common.
-        gain: mean of its score less the other's.
-        p: of Wilcoxon's signed-rank test, two-sided, after Holm's correction for all rows that are compared.
+        ahead: number of blocks in which its score is higher.
+        blocks: number of common blocks.
+        gain: mean difference of the scores.
+        p: p-value of Wilcoxon's signed-rank test, two-sided, with Holm's correction for all compared rows.
     """
 
     ahead: int
@@ -145,14 +145,14 @@ class Against:
 
 
 def against(scores: Scores, row: str) -> dict[str, Against]:
-    """Every other row against one, block by block; in the order of p, of equals the one that gains most first.
+    """Compares all other rows with ``row``; sorted by p, then by gain.
 
-    Mean ranks, and so Nemenyi's test of two rows, depend on which other rows there are; this does not (Benavoli,
-    Corani and Mangili, JMLR 17, 2016), but for the correction. With N blocks no p is below 2 / 2^N before it.
+    Mean ranks, and so Nemenyi's test of two rows, depend on the other rows. This comparison does not (Benavoli,
+    Corani and Mangili, JMLR 17, 2016), except for the correction. Without it, p is at least 2 / 2^N for N blocks.
 
     Args:
-        scores: by row and block; a row without a block in common is left out.
-        row: one of ``scores``.
+        scores: by row and block; rows without common blocks are left out.
+        row: the row to compare with.
     """
     base, pairs = scores[row], dict[str, np.ndarray]()
     for name, of in scores.items():
@@ -168,10 +168,10 @@ def against(scores: Scores, row: str) -> dict[str, Against]:
 
 
 def ranks_figure(ranked: Ranking) -> bytes:
-    """Mean ranks with half a critical difference to either side, PNG: rows whose bars do not meet differ.
+    """Draws mean ranks with bars of half a critical difference, as PNG; rows differ if their bars do not overlap.
 
-    The shaded part is within one critical difference of the best row. With many rows this is easier to read than
-    the lines over groups of Demšar's figure, and says the same of the best row.
+    The shaded area is within one critical difference of the best row. With many rows, this is easier to read than the
+    lines over groups in Demšar's figure, and shows the same about the best row.
 
     Args:
         ranked: with at least one row.

@@ -1,4 +1,4 @@
-"""Figures of finished runs in one file to keep with a document: the page can be written again where no run is."""
+"""Records: the results of finished runs in one file, from which pages can be written without the run folders."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _ABOUT = ("row", "variant", "title", "note", "setting", "sweep", "place", "as", 
 
 
 def read_record(path: str | Path) -> list[RunData]:
-    """Runs of a record, in its order.
+    """Reads the runs of a record, in its order.
 
-    A record is a file of lines, one JSON object a run: ``results`` is its ``results.json`` without the command line,
-    which names places of one machine, and ``about`` what ``samfed compare`` knew of its row.
+    Each line of a record is a JSON object with a run: ``results`` is its ``results.json`` without the command line,
+    which has paths of one machine; ``about`` is the description of its row by ``samfed compare``.
 
     Args:
         path: a file that :func:`add_to_record` wrote.
 
     Raises:
-        Refused: no such file, a line that is no such object, or results that do not follow the schema; all at once.
+        Refused: the file is missing, a line is not such an object, or results do not follow the schema.
     """
     path, problems = Path(path), Problems()
     if not path.is_file():
@@ -39,7 +39,7 @@ def read_record(path: str | Path) -> list[RunData]:
     return list(_runs_of(path, path.read_text(encoding="utf-8")))
 
 
-@cache  # a page reads the same record several times, and each of its runs is checked
+@cache  # a page reads a record several times, and checking its runs is slow
 def _runs_of(path: Path, text: str) -> list[RunData]:
     problems, runs, known = Problems(), [], methods()
     for number, line in enumerate(text.splitlines(), 1):
@@ -56,24 +56,24 @@ def _runs_of(path: Path, text: str) -> list[RunData]:
         departures = validate_results(content["results"], where=where)
         problems.extend(departures)
         if not departures:
-            labelled = known.get(content["results"]["variant"])  # of runs from before they recorded it themselves
-            own = {"own_labels": labelled is not None and labelled.kind == "labelled"}
-            run = RunData(Path(), {**own, **content["results"]}, about=content["about"])
+            method = known.get(content["results"]["variant"])
+            labels = {"own_labels": method is not None and method.kind == "labelled"}  # earlier runs do not record it
+            run = RunData(Path(), {**labels, **content["results"]}, about=content["about"])
             runs.append(replace(run, folder=path / run.row / f"seed-{run.seed}"))
     problems.refuse_if_any()
     return runs
 
 
 def runs_in(folder: str | Path) -> list[Path]:
-    """Folders of the finished runs of a comparison, in the order of their names.
+    """Folders of the finished runs of a comparison, sorted by name.
 
-    Those that ``samfed compare`` saw end: where it left no ``compare.json`` it did not, and their row is unknown.
+    Runs without a ``compare.json`` are left out: ``samfed compare`` did not see them end, and their row is unknown.
 
     Args:
-        folder: the ``--output-dir`` of ``samfed compare``, which may still be at work or have ended with failed runs.
+        folder: the ``--output-dir`` of ``samfed compare``, which may still be running, or have failed runs.
 
     Raises:
-        Refused: there is none.
+        Refused: no run has finished.
     """
     found = sorted(path.parent for path in Path(folder).glob("*/*/results.json"))
     found = [run for run in found if (run / "compare.json").is_file()]
@@ -84,21 +84,21 @@ def runs_in(folder: str | Path) -> list[Path]:
 
 
 def add_to_record(path: str | Path, folders: Iterable[str | Path]) -> None:
-    """Writes finished runs into a record; a row and seed that is there already is replaced, all others stay.
+    """Adds finished runs to a record; replaces runs of the same row and seed, and keeps all others.
 
     Args:
-        path: the record; made where there is none.
+        path: the record; created if missing.
         folders: run folders.
 
     Raises:
-        Refused: a run is unfinished, or it is of another data list than those in the record; the record is as it was.
+        Refused: a run is unfinished, or has another data list than the runs in the record. The record is unchanged.
     """
     new = [RunData.read(folder) for folder in folders]
     kept = read_record(path) if Path(path).is_file() else []
     problems, hint = Problems(), "store the runs of this list in another record"
-    held = {_datalist(run): path for run in kept} or {_datalist(run): run.folder for run in new[:1]}
+    lists = {_datalist(run): path for run in kept} or {_datalist(run): run.folder for run in new[:1]}
     for run in new:
-        for datalist, where in held.items():
+        for datalist, where in lists.items():
             if datalist != _datalist(run):
                 found, expected = f"data list {_datalist(run)}", f"{datalist} as in {where}"
                 problems.add(str(run.folder), found=found, expected=expected, hint=hint)

@@ -1,6 +1,6 @@
-"""The page of the related systems: every method in one table, ranks with their test, and what helps when.
+"""The page of the related systems: all methods in one table, ranks with their test, and gains by kind of method.
 
-All text is computed from records (``study.record``), so that a group can run a part of the rows, look, and go on.
+All text is computed from records (``study.record``), so the page can be written when only some rows have been run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from study.related_plan import (
     NO_ROW,
     NOT_UNSEEN,
     PARTS,
-    YARDSTICK,
+    REFERENCE,
     device_of,
     dice_of,
     earlier_form,
@@ -56,17 +56,17 @@ _DIGITS = {"rank": 2, "megabytes": 2, "seconds": 0, "memory": 0}
 def figures_of(runs: Sequence[RunData], unseen: Sequence[RunData] = ()) -> dict[str, dict[str, Cell]]:
     """Row to column of :data:`HEADS` to values by seed.
 
-    Args:
-        runs: of one part.
-        unseen: runs of the same rows in which a hospital took no part: only that hospital's Dice is taken of them.
+    ``seconds`` are processor seconds of a round (training, server, aggregation). ``memory`` is the peak memory of the
+    run's process in MB, less that of the reference row with the same seed. Both are only of runs on a CPU
+    (:func:`~study.related_plan.on_cpu`), and only with seeds for which the reference row ran on a CPU too, since other
+    runs may have used a slower processor.
 
-    ``seconds`` are seconds on processors of a round (training, server, aggregation), ``memory`` the most megabytes of
-    the run's process above the yardstick's with the same seed; both of runs on a CPU alone
-    (:func:`~study.related_plan.on_cpu`), and not with a seed with which the yardstick ran on a GPU: a row that was run
-    on some other day on a CPU may have had a slower one.
+    Args:
+        runs: runs of one part.
+        unseen: runs of the same rows without one hospital; only its Dice is used.
     """
     table: dict[str, dict[str, dict[int, float | None]]] = {}
-    on_gpu = {run.seed for run in runs if run.row == YARDSTICK and not on_cpu(run.results)}
+    on_gpu = {run.seed for run in runs if run.row == REFERENCE and not on_cpu(run.results)}
     for run in runs:
         results, of = run.results, table.setdefault(run.row, {})
         for name, value in _values(results).items():
@@ -81,9 +81,9 @@ def figures_of(runs: Sequence[RunData], unseen: Sequence[RunData] = ()) -> dict[
         row: {name: Cell({s: v for s, v in sorted(by.items()) if v is not None}) for name, by in of.items()}
         for row, of in table.items()
     }
-    plain = cells.get(YARDSTICK, {}).get("memory", Cell())
+    reference = cells.get(REFERENCE, {}).get("memory", Cell())
     for row_cells in cells.values():
-        row_cells["memory"] = row_cells["memory"].minus(plain)
+        row_cells["memory"] = row_cells["memory"].minus(reference)
     return cells
 
 
@@ -105,10 +105,11 @@ def _values(results: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _processor_seconds(results: Mapping[str, Any]) -> float | None:
-    """Of a round: its wall-clock seconds, in the share of them that the run's process had of processors.
+    """Processor seconds of a round: wall-clock seconds times the processor share of the run's process.
 
-    Other work on the machine, and a pause, lengthen the wall clock alone. The share is of the process that ended the
-    run; an earlier one that was stopped has left only the seconds of its rounds. Where these are most, nothing is said.
+    Other work on the machine, and pauses, lengthen only wall-clock time. The share is that of the process that ended
+    the run. An earlier process that was stopped recorded only the seconds of its rounds. If these are more than half,
+    the result is ``None``.
     """
     seconds, used = results["seconds"], results.get("process", {}).get("processor_seconds")
     working: float = seconds["training"] + seconds.get("server", 0.0) + seconds["controller"]
@@ -119,22 +120,22 @@ def _processor_seconds(results: Mapping[str, Any]) -> float | None:
 
 
 def table_block(cells: Mapping[str, Mapping[str, Cell]], ranked: Ranking, seeds: Mapping[str, int]) -> Block:
-    """The table of a part: ranked rows first, the best on top; no column without values."""
+    """The table of a part: ranked rows first, best on top; empty columns are left out."""
     order = [*ranked.ranks, *(row for row in sorted(cells, key=place_of) if row not in ranked.ranks)]
     keys = [key for key in HEADS if key in ("rank", "seeds") or any(of.get(key, Cell()).n for of in cells.values())]
     rows = {}
     for row in order:
         whole = {"rank": as_score(ranked.ranks.get(row), 2), "seeds": str(seeds[row])}
-        rows[row] = [whole[key] if key in whole else _spelt(key, cells[row].get(key), seeds[row]) for key in keys]
+        rows[row] = [whole[key] if key in whole else _formatted(key, cells[row].get(key), seeds[row]) for key in keys]
     titles = {row: title_of(row) for row in order}
     return Block("Row", [HEADS[key] for key in keys], rows, titles, frozenset())
 
 
 def volumes_table(runs: Sequence[RunData]) -> list[str]:
-    """Lines of a table of whole volumes: Dice of each row by site and class; none of a part without volumes.
+    """Lines of a table with the Dice of whole volumes by row, site and class; none for a part without volumes.
 
     Args:
-        runs: of one part.
+        runs: runs of one part.
     """
     found: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
     for run in runs:
@@ -147,13 +148,13 @@ def volumes_table(runs: Sequence[RunData]) -> list[str]:
     if not found:
         return []
     order = sorted({row for of in found.values() for row in of}, key=place_of)
-    rows = {row: [_spelt("dice", Cell(of.get(row, {})), 0) for of in found.values()] for row in order}
+    rows = {row: [_formatted("dice", Cell(of.get(row, {})), 0) for of in found.values()] for row in order}
     heads, titles = [f"{site}: {name}" for site, name in found], {row: title_of(row) for row in order}
     block = block_markdown(Block("Dice of whole volumes", heads, rows, titles, frozenset()))
     return ["Dice of whole volumes, by site and class:", "", block, ""]
 
 
-def _spelt(key: str, cell: Cell | None, seeds: int) -> str:
+def _formatted(key: str, cell: Cell | None, seeds: int) -> str:
     if cell is None or cell.mean is None:
         return MISSING
     digits = _DIGITS.get(key, 3)
@@ -163,7 +164,7 @@ def _spelt(key: str, cell: Cell | None, seeds: int) -> str:
 
 
 def rank_sentences(ranked: Ranking) -> str:
-    """What the ranks and their test say, in sentences."""
+    """The ranks and their test, in sentences."""
     rows = list(ranked.ranks)
     if len(rows) < 2:
         return "There are fewer than two rows to rank yet."
@@ -182,25 +183,25 @@ def rank_sentences(ranked: Ranking) -> str:
         text += f"; different from the best: {_names(worse)}, which Friedman's test does not support."
     else:
         text += f"; different from the best: {_names(worse)}."
-    if YARDSTICK in ranked.ranks and rows[0] != YARDSTICK:
-        beyond = [row for row in ranked.beyond(YARDSTICK) if ranked.ranks[row] < ranked.ranks[YARDSTICK]]
-        text += f" Better than {_name(YARDSTICK)} by more than that: {_names(beyond) if beyond else 'none'}."
+    if REFERENCE in ranked.ranks and rows[0] != REFERENCE:
+        beyond = [row for row in ranked.beyond(REFERENCE) if ranked.ranks[row] < ranked.ranks[REFERENCE]]
+        text += f" Better than {_name(REFERENCE)} by more than that: {_names(beyond) if beyond else 'none'}."
     if ranked.missing:
         text += f" Not ranked, for lack of common runs: {_names(ranked.missing)}."
     return text
 
 
-def against_yardstick(runs: Iterable[RunData]) -> list[str]:
-    """Which rows are higher or lower than the yardstick when each is compared with it alone; lines, or none."""
+def against_reference(runs: Iterable[RunData]) -> list[str]:
+    """Lines with the rows that are higher or lower than the reference row, each compared with it alone."""
     scores = hospital_scores(runs)
-    base = scores.get(YARDSTICK)
+    base = scores.get(REFERENCE)
     if len(scores) < 2 or not base:
         return []
-    blocks = {row: len(base.keys() & of.keys()) for row, of in scores.items() if row != YARDSTICK}
+    blocks = {row: len(base.keys() & of.keys()) for row, of in scores.items() if row != REFERENCE}
     most = max(blocks.values())
-    few = [row for row, number in blocks.items() if number < most]  # and no p that could pass
-    found = against({row: of for row, of in scores.items() if row not in few}, YARDSTICK)
-    text = f"**Against {_name(YARDSTICK)}**, which federates without SAM, over {counted(most, 'block')} each, "
+    few = [row for row, number in blocks.items() if number < most]  # too few for a small p
+    found = against({row: of for row, of in scores.items() if row not in few}, REFERENCE)
+    text = f"**Against {_name(REFERENCE)}**, which federates without SAM, over {counted(most, 'block')} each, "
     text += f"{counted(len(found), 'row')}{f' (not {_names(few)}, of fewer)' if few else ''}: "
     if 2 / 2**most * len(found) >= ALPHA:
         return [f"{text}too few blocks to show a difference.", ""]
@@ -226,15 +227,15 @@ GROUPS = {
     "heterogeneous": "sites have different networks, every second one small",
     "baseline": "other rows",
 }
-"""What rows of a kind (``_method -> kind``) have in common, in words."""
+"""Kinds of methods (``_method -> kind``), in words."""
 
 
 def what_helps(cells: Mapping[str, Mapping[str, Cell]]) -> list[str]:
-    """What helps: the rows at or above the public set alone, and gains over the yardstick by kind of method; lines."""
-    base = cells.get(YARDSTICK)
+    """Lines with the rows at or above the public set alone, and gains over the reference row by kind of method."""
+    base = cells.get(REFERENCE)
     if base is None:
-        return [f"{_name(YARDSTICK)} has not been run, so the other rows have no reference.", ""]
-    text = f"{_name(YARDSTICK)} has Dice {as_score(base['dice'].mean, 3)}"
+        return [f"{_name(REFERENCE)} has not been run, so the other rows have no reference.", ""]
+    text = f"{_name(REFERENCE)} has Dice {as_score(base['dice'].mean, 3)}"
     floor = cells.get(FLOOR, {}).get("dice", Cell())
     over = {row: gap for row, of in cells.items() if (gap := of["dice"].minus(floor).mean) is not None}
     above = [row for row, gap in over.items() if gap >= 0 and row not in (FLOOR, CEILING)]
@@ -243,26 +244,26 @@ def what_helps(cells: Mapping[str, Mapping[str, Cell]]) -> list[str]:
         text += _names(above) if above else "no row"
     gains = {row: of for row, of in _gains(cells).items() if of["dice"] is not None and row != FLOOR}
     rows = _by_kind(gains)
-    heads = [f"Median gain over {_name(YARDSTICK)}", "Rows", *(HEADS[key] for key in GAINS)]
+    heads = [f"Median gain over {_name(REFERENCE)}", "Rows", *(HEADS[key] for key in GAINS)]
     return [f"{text}.", "", *(table(heads, rows) if rows else [])]
 
 
 GAINS = ("dice", "worst", "unseen")
-"""Columns of which a gain over the yardstick is taken."""
+"""Columns with a gain over the reference row."""
 
 
 def _gains(cells: Mapping[str, Mapping[str, Cell]]) -> dict[str, dict[str, float | None]]:
-    """Of every row but the yardstick and the ceiling, what it gains over the yardstick, paired by seed."""
-    base = cells.get(YARDSTICK, {})
+    """Gains over the reference row, paired by seed, of all rows except it and the ceiling."""
+    base = cells.get(REFERENCE, {})
     return {
         row: {key: of.get(key, Cell()).minus(base.get(key, Cell())).mean for key in GAINS}
         for row, of in cells.items()
-        if row not in (YARDSTICK, CEILING)
+        if row not in (REFERENCE, CEILING)
     }
 
 
 def _by_kind(gains: Mapping[str, Mapping[str, float | None]]) -> list[list[str]]:
-    """Median gains of kinds of three rows and more, spelt: one row that failed says nothing of the others."""
+    """Formatted median gains of kinds with at least three rows, so that one failed row has little effect."""
     known, table = methods(), []
     for kind, what in GROUPS.items():
         rows = [row for row in gains if row in known and known[row].kind == kind]
@@ -293,11 +294,11 @@ def related_page(
 
     Args:
         records: folder of ``related-<part>.jsonl``.
-        seeds: that the whole table would have.
-        title: heading; ``None`` is :data:`TITLE`.
-        command: command line that makes all of it.
+        seeds: seeds of the complete table.
+        title: heading (default: :data:`TITLE`).
+        command: command line that makes all runs.
         commands: part to the command that made its runs.
-        caveats: what a reader must know, beside what is under every table.
+        caveats: further caveats, as sentences.
 
     Raises:
         Refused: a record that cannot be read.
@@ -312,7 +313,7 @@ def related_page(
         parts += ["**Nothing has been run yet**: the command above runs the rows below, and writes their tables.", ""]
         parts += ["```", *dict.fromkeys((commands or {}).values()), "```", ""] if commands else []
     if found["polyp"]:
-        parts += ["## In short: polyps, sites without labels", "", *against_yardstick(now["polyp"]), *what_helps(cells)]
+        parts += ["## In short: polyps, sites without labels", "", *against_reference(now["polyp"]), *what_helps(cells)]
     for part, runs in now.items():
         if part == "unseen" or not runs:  # its column is in the first table
             continue
@@ -320,11 +321,11 @@ def related_page(
         of = cells if part == "polyp" else figures_of(runs)
         count = {row: len({run.seed for run in runs if run.row == row}) for row in of}
         parts += [f"## {PARTS[part]}", ""]
-        of_it = [part, *(["unseen"] if part == "polyp" and found["unseen"] else [])]
-        parts += ["```", *(text for key in of_it if (text := (commands or {}).get(key))), "```", ""]
+        shown = [part, *(["unseen"] if part == "polyp" and found["unseen"] else [])]
+        parts += ["```", *(text for key in shown if (text := (commands or {}).get(key))), "```", ""]
         parts += [block_markdown(table_block(of, ranked, count)), ""]
         parts += volumes_table(runs)
-        parts += [rank_sentences(ranked), "", *(against_yardstick(runs) if part != "polyp" else [])]
+        parts += [rank_sentences(ranked), "", *(against_reference(runs) if part != "polyp" else [])]
         if len(ranked.ranks) > 1:
             pictures[part] = ranks_figure(ranked)
             parts += [f"![Mean ranks and critical difference]({{{part}}})", ""]
@@ -353,19 +354,19 @@ READING = f"""\
 - *processor s a round*: training at all sites, server and aggregation, in processor seconds: wall-clock seconds times
   the share of the processors that the run had, since other work on the machine lengthens wall-clock time. Missing for
   a run that was stopped after most of its work.
-- *extra MB*: peak memory of the run's process above that of `{YARDSTICK}`, with all sites in one process. Seconds and
-  memory are of runs on a CPU, with seeds for which `{YARDSTICK}` ran on one; all other columns use all runs.
+- *extra MB*: peak memory of the run's process above that of `{REFERENCE}`, with all sites in one process. Seconds and
+  memory are of runs on a CPU, with seeds for which `{REFERENCE}` ran on one; all other columns use all runs.
 - *Against a row, higher, lower*: Wilcoxon's signed-rank test over blocks with Holm's correction for the number of rows;
   in brackets, the number of blocks in which a row is higher. Sites of one seed share a network, and seeds of one site
   share images, so blocks are not independent, and the tests find differences too easily."""
 
 
 def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], records: str | Path) -> list[str]:
-    """Lines of what is missing of each part, and of the rows that are not meant to run in one."""
+    """Lines with the missing runs of each part, and with the rows that are not meant to run."""
     rows = []
     for part, title in PARTS.items():
         if part == "skin" and not found["skin"]:
-            best = f"the {BEST} rows with the best mean ranks on polyps, {_names([FLOOR, YARDSTICK, CEILING])}"
+            best = f"the {BEST} rows with the best mean ranks on polyps, {_names([FLOOR, REFERENCE, CEILING])}"
             rows.append([title, "all", best, MISSING])
             continue
         share = share_of(part, rows_of(part, records=records), seeds, records)
@@ -382,13 +383,13 @@ def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], recor
 
 
 def _earlier(found: Mapping[str, Sequence[RunData]]) -> list[str]:
-    """Lines of a table of the rows whose runs are of an earlier form of their method, and what was other; or none."""
+    """Lines of a table of rows whose runs are of an earlier form of their method, with the difference; or none."""
     rows = []
     for part, runs in found.items():
         unseen = found["unseen"] if part == "polyp" else ()
         cells = figures_of([run for run in runs if earlier_form(part, run.row)], unseen)
         for row in sorted(cells, key=place_of) if part != "unseen" else ():
-            scores = [_spelt(key, cells[row].get(key), cells[row]["dice"].n) for key in GAINS]
+            scores = [_formatted(key, cells[row].get(key), cells[row]["dice"].n) for key in GAINS]
             rows.append([f"{title_of(row)} ({_name(row)})", PARTS[part], *scores, str(earlier_form(part, row))])
     heads = ["Row", "Part", *(HEADS[key] for key in GAINS), "What the runs are of"]
     return ["### Runs of an earlier form", "", *table(heads, rows, texts=len(heads))] if rows else []
@@ -412,24 +413,24 @@ def _provenance(found: Mapping[str, Sequence[RunData]]) -> list[str]:
 
 
 def _starts(part: str, runs: Sequence[RunData]) -> list[str]:
-    """Rows with the network at the start as their model, since no round is better on validation images."""
+    """Rows whose model is the network at the start, since no round is better on validation images."""
     rows = dict.fromkeys(run.row for run in runs if is_the_start(run))
     text = "no round is better than the network at the start, which is therefore the model, in a run of"
     return [f"- {PARTS[part]}: {text} {_names(rows)}."] if rows else []
 
 
 def is_the_start(run: RunData) -> bool:
-    """Whether a run's model is the network that it began with, since no round is better on validation images."""
+    """Whether a run's model is the network at its start, since no round is better on validation images."""
     found = run.results.get("against_start")
     return found is not None and found["rounds"] <= found["start"]
 
 
 TWINS = ("coordinate_median", "trimmed_mean")
-"""With four sites the two are one rule: the mean of the middle two of four numbers."""
+"""Two rules that are equal with four sites: the mean of the middle two of four numbers."""
 
 
 def _machines(found: Mapping[str, Sequence[RunData]]) -> list[str]:
-    """Which parts ran on more than one device, and how far runs of one rule lie apart there."""
+    """Parts that ran on several devices, and the differences between runs of one rule there."""
     mixed = [part for part, runs in found.items() if len({device_of(run.results) for run in runs}) > 1]
     if not mixed:
         return []
@@ -441,18 +442,20 @@ def _machines(found: Mapping[str, Sequence[RunData]]) -> list[str]:
         for run in found[part]
         if run.row in TWINS
     }
-    apart = [
+    differences = [
         abs(dice[part, seed, TWINS[0]] - dice[part, seed, TWINS[1]])
         for part, seed, row in dice
         if row == TWINS[1] and (part, seed, TWINS[0]) in dice
     ]
-    if apart:
-        text += f" With four sites {_names(TWINS)} are the same rule; their runs differ by up to {max(apart):.4f}."
+    if differences:
+        text += (
+            f" With four sites {_names(TWINS)} are the same rule; their runs differ by up to {max(differences):.4f}."
+        )
     return [text]
 
 
 def _adapters(part: str, runs: Sequence[RunData]) -> list[str]:
-    """Which adapter of SAM a part's runs had, seed by seed, where it was fitted more than once; how good each is."""
+    """The adapters of SAM in a part's runs by seed, and their Dice, if the adapter was fitted more than once."""
     texts = _seed_by_seed([(run, f"with `{adapter}`") for run in runs if (adapter := _adapter_of(run))])
     if texts is None:
         return []
@@ -476,7 +479,7 @@ def _adapter_of(run: RunData) -> str | None:
 
 
 def _seed_by_seed(values: Sequence[tuple[RunData, str]]) -> str | None:
-    """What most runs of a seed have, and the rows that have something else; ``None`` where all runs have the same."""
+    """The most frequent value of each seed, and rows with another one; ``None`` if all runs have the same value."""
     if len({value for _, value in values}) < 2:
         return None
     seeds: dict[int, dict[str, list[str]]] = {}
@@ -490,7 +493,7 @@ def _seed_by_seed(values: Sequence[tuple[RunData, str]]) -> str | None:
 
 
 def write_related(page: str | Path, text: str, pictures: Mapping[str, bytes]) -> None:
-    """Writes :func:`related_page`, its figures beside it as ``<page>-<part>.png``."""
+    """Writes the result of :func:`related_page`, with its figures next to it as ``<page>-<part>.png``."""
     path = Path(page)
     for part, png in pictures.items():
         name = f"{path.stem}-{part}.png"

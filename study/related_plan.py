@@ -1,4 +1,4 @@
-"""What is run for the page of the related systems: parts, their rows, what is recorded, and what is left to run."""
+"""The runs for the page of the related systems: parts, their rows, recorded runs, and remaining runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PARTS = {
     "cardiac": "Chambers of the heart: three sequences of two hospitals",
     "cardiac_unseen": "Chambers of the heart, trained without late enhancement",
 }
-"""What is run, in this order; each has a record ``related-<part>.jsonl``."""
+"""The parts, in the order of their runs; each has a record ``related-<part>.jsonl``."""
 
 VOLUMES = (
     *(
@@ -46,23 +46,23 @@ VOLUMES = (
     ),
     *("pfedsam", "pfedsam_two_stage", "oracle"),
 )
-"""Rows of the parts of several classes. FedICRA, which learns from weak labels, is in ``abdomen_weak``: its tree energy
-is 0 with whole masks, where every pixel has a label."""
+"""Rows of the parts with several classes. FedICRA, which learns from weak labels, is in ``abdomen_weak``: its tree
+energy is 0 with whole masks, where every pixel has a label."""
 
-NEVER_AWAY = {"local_only", "heterogeneous", "pfedsam", "pfedsam_two_stage"}
-"""Of them, those of which sites have networks or parts of their own: a hospital that took no part has none of them."""
+NO_SHARED_NETWORK = {"local_only", "heterogeneous", "pfedsam", "pfedsam_two_stage"}
+"""Of these, rows whose sites keep networks or parts of them, so an unseen hospital has no complete network."""
 
-YARDSTICK = "no_sam"
-"""Federated averaging on a student's own confident labels: what most of the systems are put on top of."""
+REFERENCE = "no_sam"
+"""The reference row: federated averaging on a student's own confident labels, on which most systems build."""
 
 BEST = 10
-"""So many rows of polyps, those with the best mean ranks, are run on skin; beside them floor, yardstick and ceiling."""
+"""Number of rows with the best mean ranks on polyps that also run on skin, with floor, reference row and ceiling."""
 
 NO_ROW = {
     "cpss_adapt": "it adapts a finished model at one site, and is no federation",
     "krum": "it needs five sites, and these lists have four",
 }
-"""Methods that have no row, and why."""
+"""Methods without a row, with the reason."""
 
 EARLIER = {
     **dict.fromkeys(
@@ -80,33 +80,33 @@ EARLIER = {
     "fedgin": "every site kept its normalisation layers, which is `fedgin_own_norm` now; as published, the whole "
     "network is averaged",
 }
-"""Rows whose runs are of an earlier form of their method, and what that was: until they are run again."""
+"""Rows whose runs are of an earlier form of their method, with the difference, until they are run again."""
 
 BEFORE = ("polyp", "weak", "unseen", "skin")
-"""Parts that have such runs; the others were run with the methods as they are now."""
+"""Parts with such runs; other parts were run with the current methods."""
 
 RENAMED = {"spp_fgc": "clustered_sites"}
-"""Rows of records to what their method is called now; it computes the same."""
+"""Rows in records to the current name of their method, which computes the same."""
 
 NOT_UNSEEN = {
     "coordinate_median": "two sites train there, and it needs three",
     "trimmed_mean": "two sites train there, and it needs three",
     "clustered_sites": "two sites train there, and two clusters of two sites need four",
 }
-"""Rows of polyps that have no run without Kvasir, and why."""
+"""Rows of polyps without a run without Kvasir, with the reason."""
 
 
 def rows_to_run(part: str, records: str | Path, *, only: Iterable[str] = (), seed: int | None = None) -> list[str]:
-    """Names of the rows of a part that are to be run.
+    """Names of a part's rows that are to be run.
 
     Args:
         part: one of :data:`PARTS`.
         records: folder of the records.
-        only: rows to choose from; without any, all of the part. One that this part has not is left out.
-        seed: rows whose run with this seed is in the record are left out; ``None``: none is.
+        only: rows to choose from; empty for all. Rows that the part does not have are ignored.
+        seed: leaves out rows whose run with this seed is recorded; ``None`` leaves out none.
 
     Raises:
-        Refused: a name in ``only`` that no part has, or ``skin`` without a record of polyps.
+        Refused: ``only`` has a name that no part has, or the part is ``skin`` and there is no record of polyps.
     """
     only = list(only)
     known = methods()
@@ -124,10 +124,10 @@ def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
 
     Args:
         part: one of :data:`PARTS`.
-        records: folder of the records, which say what did best on polyps: for ``skin``.
+        records: folder of the records; needed for ``skin``, whose rows are the best ones on polyps.
 
     Raises:
-        Refused: ``skin`` without a record of polyps.
+        Refused: the part is ``skin`` and there is no record of polyps.
     """
     known = methods()
     named = sorted(known.keys() - NO_ROW.keys(), key=place_of)
@@ -137,13 +137,13 @@ def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
             hint = "run the part polyp first: this part runs its best rows"
             raise Refused([Problem("skin", found="no record of polyps", expected="a table to choose from", hint=hint)])
         best = [row for row in ranked_rows(found).ranks if row in known][:BEST]
-        return list(dict.fromkeys([*best, FLOOR, YARDSTICK, CEILING]))
+        return list(dict.fromkeys([*best, FLOOR, REFERENCE, CEILING]))
     if part in ("abdomen", "cardiac", "cardiac_unseen"):
-        away = NEVER_AWAY if part == "cardiac_unseen" else set()
-        return [name for name in named if name in VOLUMES and name not in away]
+        excluded = NO_SHARED_NETWORK if part == "cardiac_unseen" else set()
+        return [name for name in named if name in VOLUMES and name not in excluded]
     if part in ("weak", "abdomen_weak"):
-        learn = ("one", "several") if part == "weak" else ("several",)
-        return [name for name in named if known[name].labels == "weak" and known[name].classes in learn]
+        classes = ("one", "several") if part == "weak" else ("several",)
+        return [name for name in named if known[name].labels == "weak" and known[name].classes in classes]
     if part == "labelled":
         return [name for name in named if known[name].labels == "masks" and name != CEILING]
     unlabelled = [name for name in named if known[name].labels not in ("masks", "weak")]
@@ -151,53 +151,53 @@ def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
 
 
 def options_of(row: str, *, local_steps: int, adapter: str) -> list[str]:
-    """What a row is given beside what all rows are, as words of the command line.
+    """Options that only this row needs, as arguments of the command line.
 
-    Where sites have networks of their own, they and the server learn from the public set, too: as many steps a round as
-    a site takes on its own images. One pass, the default, is four times as many here. Where a site's network is SAM
-    itself, there is no teacher, and so no adapter of one.
+    If sites have different networks, sites and server also take steps on the public set: per round as many as a site
+    takes on its own images. The default, one pass, would be four times as many here. If the sites train SAM itself,
+    there is no teacher, and so no adapter.
 
     Args:
         row: name of a method.
-        local_steps: of a site in a round.
-        adapter: file of the teacher that all others have.
+        local_steps: steps per site and round.
+        adapter: file of the teacher's adapter, for all other rows.
     """
     method = methods()[row]
-    own = method.kind == "heterogeneous" and method.exchange != "none"
+    mixed = method.kind == "heterogeneous" and method.exchange != "none"
     sam = any(str(read_json(path).get("network_name")).startswith("sam_") for path in variant_files(None, row))
-    return [*([] if sam else ["--adapter", adapter]), *(["--public_steps", str(local_steps)] if own else [])]
+    return [*([] if sam else ["--adapter", adapter]), *(["--public_steps", str(local_steps)] if mixed else [])]
 
 
 def runs_of(part: str, records: str | Path | None) -> list[RunData]:
-    """Runs of a part's record; none where it has none yet."""
+    """Runs in the record of a part; empty without a record."""
     path = Path(records or ".") / f"related-{part}{SUFFIX}"
     runs = read_record(path) if records is not None and path.is_file() else []
     return [replace(run, about={**run.about, "row": RENAMED.get(run.row, run.row)}) for run in runs]
 
 
 def device_of(results: Mapping[str, Any]) -> str:
-    """What computed a run; results of before it was noted are of a CPU."""
+    """The device of a run; earlier results, which do not record it, are from a CPU."""
     return str(results.get("process", {}).get("device", "cpu"))
 
 
 def on_cpu(results: Mapping[str, Any]) -> bool:
-    """Whether its seconds and memory are in the table: a GPU's say nothing of a clinic's machine."""
+    """Whether a run was on a CPU; only then are its seconds and memory in the table."""
     return device_of(results) == "cpu"
 
 
 def earlier_form(part: str, row: str) -> str | None:
-    """What the method was when a part's row was run, where it is another now."""
+    """How the method differed when the row was run; ``None`` if it is unchanged."""
     return EARLIER.get(row) if part in BEFORE else None
 
 
 def dice_of(test: Mapping[str, Any]) -> float | None:
-    """A site's test Dice: of whole volumes where it has some, since most slices lack an organ; else of its images."""
+    """A site's test Dice: of whole volumes if it has any, since most slices lack an organ; else of its images."""
     dice: float | None = (test.get("volumes") or test)["dice"]
     return dice
 
 
 def site_scores(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], float]]:
-    """Row to (site, seed) to :func:`dice_of`: the blocks of the ranks; a site that gave no scores has none."""
+    """Row to block (site, seed) to :func:`dice_of`; sites without scores have no blocks."""
     found: dict[str, dict[tuple[str, int], float]] = {}
     for run in runs:
         of = found.setdefault(run.row, {})
@@ -208,10 +208,10 @@ def site_scores(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], floa
 
 
 def gains_by_site(blocks: Mapping[tuple[str, int], float], base: Mapping[tuple[str, int], float]) -> dict[str, float]:
-    """Site to the mean of what a row gains over another, over the seeds that both have there; sites in their order.
+    """Site to the mean gain of a row over another, over common seeds; sites are sorted.
 
     Args:
-        blocks, base: scores of the two (:func:`site_scores`).
+        blocks, base: scores of the two rows (:func:`site_scores`).
     """
     gains: dict[str, list[float]] = {}
     for site, seed in sorted(blocks.keys() & base.keys()):
@@ -220,32 +220,32 @@ def gains_by_site(blocks: Mapping[tuple[str, int], float], base: Mapping[tuple[s
 
 
 def ranked_rows(runs: Iterable[RunData]) -> Ranking:
-    """Ranks of the rows of :func:`hospital_scores`."""
+    """Ranks the rows of :func:`hospital_scores`."""
     return ranking(hospital_scores(runs))
 
 
 def hospital_scores(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], float]]:
     """:func:`site_scores` of the rows that may be compared: all but :func:`with_more_labels`."""
     runs = list(runs)
-    apart = with_more_labels(runs)
-    return {row: of for row, of in site_scores(runs).items() if row not in apart}
+    excluded = with_more_labels(runs)
+    return {row: of for row, of in site_scores(runs).items() if row not in excluded}
 
 
 def with_more_labels(runs: Iterable[RunData]) -> set[str]:
-    """Rows of sites with labels of their own images, where others of the part have none; the ceiling always."""
+    """Rows that use labels of the sites' images, if other rows of the part do not; always the ceiling."""
     own = {run.row: run.row == CEILING or bool(run.results.get("own_labels")) for run in runs}
     return {row for row, labels in own.items() if labels and (row == CEILING or not all(own.values()))}
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a part needs: rows x seeds, and what of that is done.
+    """The requested runs of a part (rows x seeds), and which of them are done.
 
     Args:
         part: one of :data:`PARTS`.
-        rows, seeds: what is asked for.
-        done: rows and seeds of the record that are asked for.
-        took: row to mean processor seconds of its runs on a CPU in the record.
+        rows, seeds: requested rows and seeds.
+        done: requested runs in the record, as row and seed.
+        took: row to mean processor seconds of its recorded runs on a CPU.
     """
 
     part: str
@@ -260,7 +260,7 @@ class Share:
 
     @property
     def hours(self) -> float | None:
-        """Core-hours still needed: a row's own seconds, else the mean of all rows; ``None`` where nothing ran yet."""
+        """Core-hours of the remaining runs, from the row's seconds or the mean of all rows; ``None`` before any run."""
         if not self.took:
             return None if self.todo else 0.0
         typical = fmean(self.took.values())
@@ -268,7 +268,7 @@ class Share:
 
 
 def share_of(part: str, rows: Sequence[str], seeds: Sequence[int], records: str | Path) -> Share:
-    """What of a part is done, and how long its rows took."""
+    """Reads from the records which runs of a part are done, and how long its rows took."""
     runs, took = runs_of(part, records), dict[str, list[float]]()
     for run in runs:
         if not on_cpu(run.results):
@@ -280,9 +280,9 @@ def share_of(part: str, rows: Sequence[str], seeds: Sequence[int], records: str 
 
 
 def plan_text(shares: Sequence[Share]) -> str:
-    """The plan, before anything runs: runs and core-hours of every part, and their sum.
+    """The plan: remaining runs and core-hours of each part, and their sum.
 
-    A part of which nothing ran yet is guessed from what a row of the other parts took on average.
+    For a part without runs, the time is estimated from the mean time of a row in the other parts.
     """
     ran = [seconds for share in shares for seconds in share.took.values()]
     lines, hours = [], []
@@ -290,10 +290,10 @@ def plan_text(shares: Sequence[Share]) -> str:
         needed, known = share.hours, ""
         if needed is None and ran:
             needed, known = len(share.todo) * fmean(ran) / 3600, ", estimated from the other parts"
-        text = "unknown, nothing was run yet" if needed is None else f"{needed:.1f} core-hours{known}"
+        text = "unknown, no runs yet" if needed is None else f"{needed:.1f} core-hours{known}"
         size = f"{counted(len(share.rows), 'row')} x {counted(len(share.seeds), 'seed')}"
         lines.append(f"{share.part:9} {size}, {len(share.done)} done, {len(share.todo)} to run: {text}")
         hours.append(needed)
     whole = sum(needed for needed in hours if needed is not None)
-    more = " and what is unknown" if None in hours else ""
-    return "\n".join([*lines, f"{'together':9} {whole:.1f} core-hours{more}"]) + "\n"
+    more = ", without the unknown parts" if None in hours else ""
+    return "\n".join([*lines, f"{'total':9} {whole:.1f} core-hours{more}"]) + "\n"

@@ -1,4 +1,4 @@
-"""Writes ``docs/results-schema.md`` out of the schema, so that the two cannot drift apart.
+"""Writes ``docs/results-schema.md`` from the schema, so that both agree.
 
 ``python -m study.results_schema docs/results-schema.md``
 """

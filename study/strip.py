@@ -1,7 +1,7 @@
-"""Pictures side by side in one small file, for the first screen of the documentation.
+"""Joins pictures side by side in one small file, for the README.
 
 ``samfed infer samfed_skin IMAGES… --output-dir masks --overlays looks`` draws the outlines, and
-``python -m study.strip docs/lesions.jpg looks/ISIC_0014572.png …`` puts them beside each other.
+``python -m study.strip docs/lesions.jpg looks/ISIC_0014572.png …`` joins the pictures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SIDE, GAP = 300, 4  # pixels
 
 
 def strip(pictures: Iterable[Image.Image], side: int = SIDE, gap: int = GAP) -> Image.Image:
-    """One row of squares on white, each picture cropped around its centre; ``side`` and ``gap`` in pixels."""
+    """Joins pictures in a row of squares on white, each cropped around its centre; ``side`` and ``gap`` in pixels."""
     squares = []
     for picture in pictures:
         short = min(picture.size)
@@ -30,7 +30,9 @@ def strip(pictures: Iterable[Image.Image], side: int = SIDE, gap: int = GAP) -> 
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m study.strip", description="Pictures side by side in one JPEG.")
+    parser = argparse.ArgumentParser(
+        prog="python -m study.strip", description="Joins pictures side by side in one JPEG."
+    )
     parser.add_argument("output", type=Path)
     parser.add_argument("pictures", type=Path, nargs="+")
     given = parser.parse_args()

@@ -14,8 +14,8 @@ from study.ranks import ranking
 from study.record import add_to_record
 from study.related import figures_of, rank_sentences, related_page
 from study.related_plan import (
-    NEVER_AWAY,
     NO_ROW,
+    NO_SHARED_NETWORK,
     NOT_UNSEEN,
     RENAMED,
     VOLUMES,
@@ -89,7 +89,7 @@ def test_multiclass_parts_have_multiclass_methods():
     rows = rows_of("cardiac")
     assert rows == rows_of("abdomen") == [name for name in methods() if name in VOLUMES]
     assert all(methods()[name].classes == "several" for name in rows)
-    assert set(rows_of("cardiac_unseen")) == set(rows) - NEVER_AWAY
+    assert set(rows_of("cardiac_unseen")) == set(rows) - NO_SHARED_NETWORK
     assert rows_of("abdomen_weak") == present("weak_labels", "fedicra")
 
 
@@ -219,12 +219,12 @@ def test_plan_counts_remaining_core_hours(records):
     assert plan_text([share, share_of("weak", ["weak_labels"], [0], records)]) == (
         "polyp     3 rows x 3 seeds, 4 done, 5 to run: 0.1 core-hours\n"
         "weak      1 row x 1 seed, 0 done, 1 to run: 0.0 core-hours, estimated from the other parts\n"
-        "together  0.1 core-hours\n"
+        "total     0.1 core-hours\n"
     )
     nothing = records.parent / "nothing"
     assert plan_text([share_of("weak", ["weak_labels"], [0], nothing)]).splitlines() == [
-        "weak      1 row x 1 seed, 0 done, 1 to run: unknown, nothing was run yet",
-        "together  0.0 core-hours and what is unknown",
+        "weak      1 row x 1 seed, 0 done, 1 to run: unknown, no runs yet",
+        "total     0.0 core-hours, without the unknown parts",
     ]
 
 
