@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from samfed_monai.config.parse import flat
+from samfed_monai.config.parse import MISSING, flat, lookup
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.words import clipped
 from samfed_monai.metrics import pool
@@ -39,31 +39,31 @@ def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     seeds = {row.name: ", ".join(map(str, row.seeds)) for group in groups for row in group.rows}
     if len(set(seeds.values())) > 1:
         notes.append(f"Rows have different seeds ({listed(seeds)}); differences and shares use the seeds in common.")
-    rounds = {row: ", ".join(sorted({str(run.results["rounds"]) for run in of})) for row, of in by_row.items()}
+    rounds = {row: ", ".join(sorted({str(run.results["rounds"]) for run in of_row})) for row, of_row in by_row.items()}
     if len({rounds[run.row] for run in runs if run.results["variant"] != FLOOR}) > 1:
         notes.append(f"Runs have different numbers of rounds ({listed(rounds)}).")
     if _convention(runs) is None:
-        counted_as = listed({run.row: " / ".join(_counted(run).values()) for run in runs})
+        counted_as = listed({run.row: " / ".join(_convention_of(run).values()) for run in runs})
         notes.append(f"Rows count HD95 and empty masks differently ({counted_as}): their HD95 cannot be compared.")
-    settings = {row: [_setting_of(run) for run in of if run.run.get("config")] for row, of in by_row.items()}
-    sizes = {row: {str(each["image_size"]) for each in of if "image_size" in each} for row, of in settings.items()}
+    settings = {row: [_options_of(run) for run in of_row if run.run.get("config")] for row, of_row in by_row.items()}
+    sizes = {row: {str(each["image_size"]) for each in runs if "image_size" in each} for row, runs in settings.items()}
     if len(set[str]().union(*sizes.values())) > 1:
         found = listed({row: ", ".join(sorted(some)) for row, some in sizes.items() if some})
         notes.append(f"Runs have different image sizes ({found}): their HD95, in pixels, cannot be compared.")
-    unlike = {row for row, of in settings.items() if any(each != of[0] for each in of)}
-    unlike |= {row for row, of in by_row.items() if len({run.asked for run in of} - {""}) > 1}
-    if mixed := sorted(unlike):
-        what = f"Seeds of one row were run with different settings or bundles ({', '.join(mixed)})"
+    mixed_rows = {row for row, of_row in settings.items() if any(each != of_row[0] for each in of_row)}
+    mixed_rows |= {row for row, of_row in by_row.items() if len({run.options_hash for run in of_row} - {""}) > 1}
+    if mixed_rows:
+        what = f"Seeds of one row were run with different settings or bundles ({', '.join(sorted(mixed_rows))})"
         notes.append(f"{what}: its mean and spread cover both.")
-    for images, so in _LACKING.items():
+    for images, consequence in _CONSEQUENCES.items():
         scores = {f"{run.row}, seed {run.seed}": _scored_images(run.results) for run in runs}
-        counts = {run: of[images] for run, of in scores.items() if images in of}
+        counts = {run: numbers[images] for run, numbers in scores.items() if images in numbers}
         most = max(counts.values(), default=0)
         if fewer := listed({run: f"{n} of {most}" for run, n in counts.items() if n < most}):
             text = f"Some runs were scored on fewer {images} than others ({fewer}): a site gave no scores there, so"
-            notes.append(f"{text} {so}.")
-    if silent := ", ".join(sorted({run.row for run in runs if (run.results["teacher"] or {}).get("score") is False})):
-        notes.append(f"The SAM teacher was not scored where `score` of `teacher.json` is false ({silent}).")
+            notes.append(f"{text} {consequence}.")
+    if unscored := ", ".join(sorted({run.row for run in runs if (run.results["teacher"] or {}).get("score") is False})):
+        notes.append(f"The SAM teacher was not scored where `score` of `teacher.json` is false ({unscored}).")
     if not any(row.cells["dice"].n for group in groups for row in group.rows):
         return notes  # without a test image there is neither a gap nor a spread
     for group in groups:
@@ -73,7 +73,7 @@ def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     return notes
 
 
-_LACKING = {
+_CONSEQUENCES = {
     "test images": "averages, worst sites and verdicts are not of the same images",
     "test images of hospitals that took no part": "their average is missing, or is of other images",
 }
@@ -82,22 +82,24 @@ unseen hospitals have no such images."""
 
 
 def _scored_images(results: Mapping[str, Any]) -> dict[str, int]:
-    of_sites, away = results["average"].get("test", {}).get("n", 0), [each["n"] for each in _away(results).values()]
-    return dict(zip(_LACKING, (of_sites, sum(away)) if results.get("unseen") else (of_sites,), strict=False))
+    numbers = [results["average"].get("test", {}).get("n", 0)]
+    if results.get("unseen"):
+        numbers.append(sum(each["n"] for each in _unseen(results).values()))
+    return dict(zip(_CONSEQUENCES, numbers, strict=False))
 
 
-def _away(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _unseen(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Returns the test scores of unseen hospitals that have any."""
     return {name: splits["test"] for name, splits in results.get("unseen", {}).items() if scored(splits)}
 
 
 def _convention(runs: Sequence[RunData]) -> dict[str, str] | None:
     """Returns the convention of all runs for HD95 and empty masks; ``None`` if they differ."""
-    first, *others = map(_counted, runs)
+    first, *others = map(_convention_of, runs)
     return first if all(convention == first for convention in others) else None
 
 
-def _counted(run: RunData) -> dict[str, str]:
+def _convention_of(run: RunData) -> dict[str, str]:
     return {**DEFAULT_CONVENTION, **run.results.get("convention", {})}
 
 
@@ -121,10 +123,10 @@ def listed(values: Mapping[str, str]) -> str:
 
 
 def _by_row(runs: Iterable[RunData]) -> dict[str, list[RunData]]:
-    found: dict[str, list[RunData]] = {}
+    by_row: dict[str, list[RunData]] = {}
     for run in runs:
-        found.setdefault(run.row, []).append(run)
-    return found
+        by_row.setdefault(run.row, []).append(run)
+    return by_row
 
 
 Runs = Sequence[str | Path | RunData]
@@ -193,23 +195,23 @@ def comparison_table(runs: Runs) -> Table:
         Refused: a run is unfinished or given twice, or runs have different data lists or sites, so that they cannot be
             compared; all problems are listed.
     """
-    read = read_runs(runs)
-    unseen = list(dict.fromkeys(name for run in read for name in _away(run.results)))
+    data = read_runs(runs)
+    unseen = list(dict.fromkeys(name for run in data for name in _unseen(run.results)))
     by_group: dict[tuple[str, int], list[RunData]] = {}
-    for run in read:
+    for run in data:
         by_group.setdefault((str(run.about.get("setting", "")), MODES.index(mode_of(run.results))), []).append(run)
-    groups = [_group(MODES[mode], setting, _by_row(of), unseen) for (setting, mode), of in sorted(by_group.items())]
-    first = read[0].results
-    packages = sorted({name for run in read for name in run.results["versions"]})
+    groups = [_group(MODES[mode], setting, _by_row(part), unseen) for (setting, mode), part in sorted(by_group.items())]
+    first = data[0].results
+    packages = sorted({name for run in data for name in run.results["versions"]})
     return Table(
         sites=list(first["sites"]),
         unseen=unseen,
         groups=groups,
-        notes=_notes(groups, read),
+        notes=_notes(groups, data),
         datalist=first["hashes"].get("datalist"),
-        versions={name: sorted({run.results["versions"].get(name, "unknown") for run in read}) for name in packages},
-        convention=_convention(read),
-        costs=_costs(read),
+        versions={name: sorted({run.results["versions"].get(name, "unknown") for run in data}) for name in packages},
+        convention=_convention(data),
+        costs=_costs(data),
     )
 
 
@@ -226,38 +228,37 @@ def read_runs(runs: Runs) -> list[RunData]:
         if folder in seen:
             problems.add(str(run.folder), found="this run twice", expected="each run once", hint="remove one")
         seen.add(folder)
-        (own, sites), (expected, known) = (
-            (of["hashes"].get("datalist"), sorted(of["sites"])) for of in (run.results, first.results)
-        )
-        for what, value, same in (("data list", own, expected), ("sites", sites, known)):
-            if value != same:
+        data, expected = ((of["hashes"].get("datalist"), sorted(of["sites"])) for of in (run.results, first.results))
+        for what, value, wanted in zip(("data list", "sites"), data, expected, strict=True):
+            if value != wanted:
                 where, hint = f"{run.folder} -> {what}", f"compare runs of one {what}"
-                problems.add(where, found=str(value), expected=f"{same} as in {first.folder}", hint=hint)
+                problems.add(where, found=str(value), expected=f"{wanted} as in {first.folder}", hint=hint)
     problems.refuse_if_any()
-    return _named_apart(read)
+    return _with_unique_rows(read)
 
 
-def _named_apart(runs: Sequence[RunData]) -> list[RunData]:
+def _with_unique_rows(runs: Sequence[RunData]) -> list[RunData]:
     """Splits runs with the same row and seed into rows named after their folders, with notes on differing options.
 
     Runs with the same settings and different seeds stay one row. If a name is taken, the old row name is appended.
     """
-    named, by_row = dict[Path, RunData](), _by_row(runs)
+    renamed, by_row = dict[Path, RunData](), _by_row(runs)
     taken = {*VARIANTS, *by_row}
-    for row, those in by_row.items():
-        if len({run.seed for run in those}) == len(those):
+    for row, same_row in by_row.items():
+        if len({run.seed for run in same_row}) == len(same_row):
             continue
         rows: list[list[RunData]] = []
-        for run in those:
-            alike = (of for of in rows if _setting_of(of[0]) == _setting_of(run))
-            members = next((of for of in alike if run.seed not in {each.seed for each in of}), None)
+        for run in same_row:
+            same_options = (of for of in rows if _options_of(of[0]) == _options_of(run))
+            members = next((of for of in same_options if run.seed not in {each.seed for each in of}), None)
             if members is None:
-                rows.append(members := [])
+                members = []
+                rows.append(members)
             members.append(run)
         folders = [members[0].folder.resolve() for members in rows]
-        above = os.path.commonpath([folder.parent for folder in folders])
+        parent = os.path.commonpath([folder.parent for folder in folders])
         names = list[str]()
-        for name in (folder.relative_to(above).as_posix() for folder in folders):
+        for name in (folder.relative_to(parent).as_posix() for folder in folders):
             while name in (taken - {row}).union(names):
                 name += f" ({row})"
             names.append(name)
@@ -265,18 +266,18 @@ def _named_apart(runs: Sequence[RunData]) -> list[RunData]:
         for place, (name, members) in enumerate(zip(names, rows, strict=True)):
             note = _differences(rows[0][0], members[0], than=names[0]) if place else ""
             for run in members:
-                about = {**run.about, "row": name, "title": f"{_titled(run)}, {name}", "note": note, "place": place}
-                named[run.folder] = replace(run, about=about)
-    return [named.get(run.folder, run) for run in runs]
+                about = {**run.about, "row": name, "title": f"{_row_title(run)}, {name}", "note": note, "place": place}
+                renamed[run.folder] = replace(run, about=about)
+    return [renamed.get(run.folder, run) for run in runs]
 
 
-def _titled(run: RunData) -> str:
+def _row_title(run: RunData) -> str:
     """Returns the title of a run's row: its own title, else the variant's if it has its name, else its name."""
-    own = title_of(run.row) if run.row == run.results["variant"] else run.row
-    return str(run.about.get("title") or own)
+    default = title_of(run.row) if run.row == run.results["variant"] else run.row
+    return str(run.about.get("title") or default)
 
 
-def _setting_of(run: RunData) -> dict[str, Any]:
+def _options_of(run: RunData) -> dict[str, Any]:
     """Returns all recorded options of a run by id; they include neither the seed nor paths."""
     config = run.run.get("config") or {}
     return flat({**{key: value for key, value in config.items() if key != "client"}, **config.get("client", {})})
@@ -284,7 +285,7 @@ def _setting_of(run: RunData) -> dict[str, Any]:
 
 def _differences(first: RunData, other: RunData, *, than: str) -> str:
     """Returns a note on the options in which a run differs from the first one."""
-    before, after = _setting_of(first), _setting_of(other)
+    before, after = _options_of(first), _options_of(other)
     differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     values = {key: [clipped(json.dumps(of.get(key)), 61) for of in (after, before)] for key in differing}
     changes = [f"{key} {now} instead of {then}" for key, (now, then) in values.items()]
@@ -292,17 +293,17 @@ def _differences(first: RunData, other: RunData, *, than: str) -> str:
 
 
 def _group(mode: Mode, setting: str, by_row: Mapping[str, Sequence[RunData]], unseen: Sequence[str]) -> Group:
-    rows = [*(_row(name, runs, unseen) for name, runs in by_row.items()), *_teacher(mode, by_row, unseen)]
+    rows = [*(_row(name, runs, unseen) for name, runs in by_row.items()), *_teacher_rows(mode, by_row, unseen)]
     group = Group(mode, setting, sorted(rows, key=lambda row: row.order))
-    floor, ceiling, made = group.dice_of(FLOOR), group.dice_of(CEILING), list[Row]()
+    floor, ceiling, compared = group.dice_of(FLOOR), group.dice_of(CEILING), list[Row]()
     for row in group.rows:
         cells = dict(row.cells)
         for variant in group.references:
             if group.of(variant) is not row:
                 cells[f"vs:{variant}"] = cells["dice"].minus(group.dice_of(variant))
         gap = share_of_gap(cells["dice"], floor, ceiling) if mode.gap else None
-        made.append(replace(row, cells=cells, gap=gap))
-    return with_tests(replace(group, rows=made), by_row)
+        compared.append(replace(row, cells=cells, gap=gap))
+    return with_tests(replace(group, rows=compared), by_row)
 
 
 def share_of_gap(dice: Cell, floor: Cell, ceiling: Cell) -> float | None:
@@ -314,46 +315,48 @@ def share_of_gap(dice: Cell, floor: Cell, ceiling: Cell) -> float | None:
 
 def _row(name: str, runs: Sequence[RunData], unseen: Sequence[str]) -> Row:
     about, variant = runs[0].about, runs[0].results["variant"]
-    cells = {**_cells({run.seed: run.results for run in runs}, unseen), **_between(runs)}
+    cells = {**_cells({run.seed: run.results for run in runs}, unseen), **_agreement_cells(runs)}
     note = str(about.get("note") or (NOTES.get(name, "") if name == variant else ""))
     sweep, place = str(about.get("sweep", "")), int(about.get("place", 0))
     seeds = sorted(cells["dice"].by_seed) or sorted({run.seed for run in runs})
-    return Row(name, seeds, cells, None, str(about.get("as") or variant), _titled(runs[0]), note, sweep, place)
+    return Row(name, seeds, cells, None, str(about.get("as") or variant), _row_title(runs[0]), note, sweep, place)
 
 
 def _cells(results: Mapping[int, Mapping[str, Any]], unseen: Sequence[str]) -> dict[str, Cell]:
-    def computed(value_of: Callable[[Mapping[str, Any]], Any]) -> Cell:
+    def cell_of(value_of: Callable[[Mapping[str, Any]], Any]) -> Cell:
         values = {seed: value_of(content) for seed, content in sorted(results.items())}
-        return Cell({seed: float(value) for seed, value in values.items() if value is not None})
+        return Cell({seed: float(value) for seed, value in values.items() if value not in (None, MISSING)})
+
+    def unseen_dice(content: Mapping[str, Any]) -> Any:
+        found = _unseen(content)
+        return pool(found.values())["dice"] if len(found) == len(unseen) else None
 
     def cell(*path: str) -> Cell:
-        return computed(lambda content: _at(content, path))
+        return cell_of(lambda content: lookup(content, path))
 
-    some = next(iter(results.values()))
+    any_results = next(iter(results.values()))
     return {
-        **{f"site:{site}": cell("sites", site, "test", "dice") for site in some["sites"]},
+        **{f"site:{site}": cell("sites", site, "test", "dice") for site in any_results["sites"]},
         **{f"unseen:{name}": cell("unseen", name, "test", "dice") for name in unseen},
-        "unseen": computed(
-            lambda content: pool(found.values())["dice"] if len(found := _away(content)) == len(unseen) else None
-        ),
+        "unseen": cell_of(unseen_dice),
         **{metric: cell("average", "test", metric) for metric in ("dice", "iou", "hd95")},
         "worst": cell("worst", "test", "dice"),
         "last": cell("models", "last", "average", "test", "dice"),
-        "teacher": computed(lambda content: _at(teacher_alone(content), ("average", "test", "dice"))),
-        "parameters": computed(_parameters),
-        "traffic": computed(_traffic),
+        "teacher": cell_of(lambda content: lookup(teacher_alone(content), ("average", "test", "dice"))),
+        "parameters": cell_of(_parameters),
+        "traffic": cell_of(_traffic),
     }
 
 
-def _between(runs: Sequence[RunData]) -> dict[str, Cell]:
+def _agreement_cells(runs: Sequence[RunData]) -> dict[str, Cell]:
     """Returns the Dice between student and teacher on images without masks, by site and over all of them."""
-    by_seed = {run.seed: found for run in runs if (found := run.student_and_teacher())}
+    by_seed = {run.seed: by_site for run in runs if (by_site := run.student_and_teacher())}
     cells = {
-        f"between:{site}": Cell({seed: fmean(found[site]) for seed, found in by_seed.items() if site in found})
+        f"between:{site}": Cell({seed: fmean(by_site[site]) for seed, by_site in by_seed.items() if site in by_site})
         for site in runs[0].sites
     }
-    every = {seed: fmean([dice for dices in found.values() for dice in dices]) for seed, found in by_seed.items()}
-    return {**{key: cell for key, cell in cells.items() if cell.n}, "between": Cell(every)}
+    overall = {seed: fmean([dice for dices in by_site.values() for dice in dices]) for seed, by_site in by_seed.items()}
+    return {**{key: cell for key, cell in cells.items() if cell.n}, "between": Cell(overall)}
 
 
 def _parameters(results: Mapping[str, Any]) -> float | None:
@@ -376,20 +379,13 @@ def _costs(runs: Sequence[RunData]) -> dict[str, Any] | None:
     return {"run": f"{run.row}, seed {run.seed}", "networks": found} if len(found) > 1 else None
 
 
-def _at(content: Any, path: Iterable[str]) -> Any:
-    for key in path:
-        content = content.get(key) if isinstance(content, Mapping) else None
-    return content
-
-
-def _teacher(mode: Mode, by_row: Mapping[str, Sequence[RunData]], unseen: Sequence[str]) -> list[Row]:
+def _teacher_rows(mode: Mode, by_row: Mapping[str, Sequence[RunData]], unseen: Sequence[str]) -> list[Row]:
     """Returns the row of SAM-Fed's teacher, else of the first row with an adapted teacher; none without a teacher."""
     names = sorted(by_row, key=lambda name: (name != mode.hero, by_row[name][0].about.get("place", 0), name))
     for name in names:
         scores = {run.seed: tables for run in by_row[name] if (tables := teacher_alone(run.results)) is not None}
         if scores and by_row[name][0].results["variant"] != "unadapted_sam":
             cells = _cells(scores, unseen)
-            return [
-                Row(TEACHER, sorted(cells["dice"].by_seed), cells, None, TEACHER, title_of(TEACHER), NOTES[TEACHER])
-            ]
+            seeds = sorted(cells["dice"].by_seed)
+            return [Row(TEACHER, seeds, cells, None, TEACHER, title_of(TEACHER), NOTES[TEACHER])]
     return []

@@ -61,28 +61,28 @@ def verdict(group: Group) -> str | None:
     the method, or if no other method has a seed in common with it.
     """
     rivals = {row.name for row in group.rivals}
-    found = [(row, cells) for row, cells in standings(group) if row.name in rivals and cells["dice"].n]
-    if not found:
+    compared = [(row, cells) for row, cells in standings(group) if row.name in rivals and cells["dice"].n]
+    if not compared:
         return None
-    closest, cells = min(found, key=lambda pair: pair[1]["dice"].mean or 0.0)
+    closest, cells = min(compared, key=lambda pair: pair[1]["dice"].mean or 0.0)
     cell, other = cells["dice"], f"{closest.title} (`{closest.name}`)"
     mean, method = as_difference(cell.mean or 0.0), group.mode.method
     if cell.spread is None:
         return f"One seed: {method}'s Dice is {mean} against the strongest other row, {other}; no spread, no verdict."
-    by = f"Dice {mean} ± {cell.spread:.3f} against the strongest other row, {other}; "
-    by += f"ahead in {ahead(cell)} of {counted(cell.n, 'seed')}."
-    level = [row.title for row, of in found if word_of(of["dice"]) == LEVEL and row is not closest]
-    but = f" Within the spread of: {', '.join(level)}." if level else ""
-    more = _elsewhere("At the worst site", cells["worst"])
-    more += _elsewhere("On hospitals that took no part", cells["unseen"])
+    result = f"Dice {mean} ± {cell.spread:.3f} against the strongest other row, {other}; "
+    result += f"ahead in {ahead(cell)} of {counted(cell.n, 'seed')}."
+    within = [row.title for row, each in compared if word_of(each["dice"]) == LEVEL and row is not closest]
+    ties = f" Within the spread of: {', '.join(within)}." if within else ""
+    elsewhere = _also_sentence("At the worst site", cells["worst"])
+    elsewhere += _also_sentence("On hospitals that took no part", cells["unseen"])
     return {
-        LEADS: f"{method} leads, by more than the spread: {by}{but}{more}",
-        LEVEL: f"{method} neither leads nor trails beyond the spread: {by}{more}",
-        TRAILS: f"{method} does not lead: {by}{more}",
+        LEADS: f"{method} leads, by more than the spread: {result}{ties}{elsewhere}",
+        LEVEL: f"{method} neither leads nor trails beyond the spread: {result}{elsewhere}",
+        TRAILS: f"{method} does not lead: {result}{elsewhere}",
     }[word_of(cell)]
 
 
-def _elsewhere(where: str, cell: Cell) -> str:
+def _also_sentence(where: str, cell: Cell) -> str:
     if cell.mean is None or cell.spread is None:
         return ""
     word = {LEADS: "it leads", TRAILS: "it trails"}.get(word_of(cell), word_of(cell))
@@ -154,12 +154,12 @@ def _tests(table: Table, group: Group) -> list[Block]:
 
 def group_blocks(table: Table, group: Group) -> list[Block]:
     """Returns the tables of one group; headings name the group only if there are several."""
-    hero, before = group.hero, table.label(group)
+    hero, label = group.hero, table.label(group)
     titles = {row.name: row.title for row in group.rows}
     strong = frozenset({hero.name}) if hero else frozenset[str]()
     size = {key: head for key, head in (PARAMETERS | {"traffic": "MB a round"}).items() if table.has(key)}
-    vs = {f"vs:{name}": f"vs {name}" for name in group.references}
-    scores = {**HEADS, **vs, **({"gap": "Gap closed"} if group.mode.gap else {})} if table.scored else {}
+    differences = {f"vs:{name}": f"vs {name}" for name in group.references}
+    scores = {**HEADS, **differences, **({"gap": "Gap closed"} if group.mode.gap else {})} if table.scored else {}
     unseen = {f"unseen:{name}": f"{name} (unseen)" for name in table.unseen}
     unseen |= UNSEEN if len(unseen) > 1 else {}
     sites = {f"site:{site}": site for site in table.sites}
@@ -174,14 +174,14 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     made = list[Block]()
     for title, heads in parts:
         if heads:
-            rows = {row.name: [_spell(row, key) for key in heads] for row in group.rows}
-            made.append(Block(_capital(before + title), list(heads.values()), rows, titles, strong))
+            rows = {row.name: [_cell_text(row, key) for key in heads] for row in group.rows}
+            made.append(Block(_capital(label + title), list(heads.values()), rows, titles, strong))
     against = standings(group) if table.scored else []
     if against:
         columns = {key: HEADS[key] for key in AGAINST} | (UNSEEN if table.unseen else {})
         rows = {row.name: _compared_cells(cells, columns) for row, cells in against}
         names = [*columns.values(), "Seeds ahead", group.mode.method]
-        made.append(Block(f"{_capital(before)}{group.mode.method} minus the row", names, rows, titles))
+        made.append(Block(f"{_capital(label)}{group.mode.method} minus the row", names, rows, titles))
     return made
 
 
@@ -209,11 +209,11 @@ def verdicts(table: Table) -> list[str]:
     """Returns the verdict and the tests per image of each group, with the group's name if there are several."""
     if not table.scored:
         return [UNSCORED]
-    found = {
+    by_group = {
         table.label(group): [verdict(group), *map(PairedTest.sentence, group.tests), *group.untested]
         for group in table.groups
     }
-    return [f"{label}{sentence}" for label, of in found.items() for sentence in of if sentence]
+    return [f"{label}{sentence}" for label, texts in by_group.items() for sentence in texts if sentence]
 
 
 def to_text(table: Table) -> str:
@@ -262,7 +262,7 @@ def to_json(table: Table) -> dict[str, Any]:
     }
 
 
-def _spell(row: Row, key: str) -> str:
+def _cell_text(row: Row, key: str) -> str:
     if key == "seeds":
         return str(len(row.seeds))
     return as_percent(row.gap) if key == "gap" else spell(key, row.cells.get(key))
@@ -336,9 +336,9 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
     if figure:
         write_bytes(folder / "figures" / "comparison.png", figure.png, mode=PUBLIC)
     write_json(folder / "comparison.json", {**to_json(table), "command": command}, mode=PUBLIC)
-    ran = ["```", command, "```", ""] if command else []
-    marks = [*(f"- {text}" for text in [*verdicts(table), *CAVEATS]), "", to_markdown(table)]
-    write_text(folder / "comparison.md", "\n".join([f"# {title}", "", *ran, *marks]), mode=PUBLIC)
+    command_lines = ["```", command, "```", ""] if command else []
+    lines = [*(f"- {text}" for text in [*verdicts(table), *CAVEATS]), "", to_markdown(table)]
+    write_text(folder / "comparison.md", "\n".join([f"# {title}", "", *command_lines, *lines]), mode=PUBLIC)
     shown = {
         "table": table,
         "title": title,
@@ -357,20 +357,20 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
 
 def headlines(table: Table) -> list[tuple[str, str, str]]:
     """Returns the headlines (label, value, note) of the method against :data:`OVER`; none without its row."""
-    found = []
+    lines = []
     for group in table.groups:
         hero = group.hero
         if hero is None or not hero.cells["dice"].n:
             continue
-        before = "" if group is table.groups[0] else f"{group.label}: "
+        label = "" if group is table.groups[0] else f"{group.label}: "
         dice = spell("dice", hero.cells["dice"])
-        found.append((f"{before}Dice, {group.mode.method}", dice, counted(len(hero.seeds), "seed")))
+        lines.append((f"{label}Dice, {group.mode.method}", dice, counted(len(hero.seeds), "seed")))
         for variant, other in OVER.items():
             if (cell := hero.cells["dice"].minus(group.dice_of(variant))).n:
-                found.append((f"{before}Dice over {other}", spell("vs:dice", cell), "paired by seed"))
+                lines.append((f"{label}Dice over {other}", spell("vs:dice", cell), "paired by seed"))
         if hero.gap is not None:
-            found.append((f"{before}Gap closed", as_percent(hero.gap), "of dp_only to oracle"))
-    return found
+            lines.append((f"{label}Gap closed", as_percent(hero.gap), "of dp_only to oracle"))
+    return lines
 
 
 def reading(tables: Sequence[Table]) -> list[str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Lines = dict[str, list[tuple[int, float]]]
+Ends = tuple[float, float | None]
 
 LEAST_SPAN = 0.1
 """Smallest range of an axis of Dice or trust: seeds of one run differ by about 0.01."""
@@ -52,8 +53,8 @@ def curves(run: RunData) -> Picture | None:
     if best is not None:
         ax.axvline(best + 1, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
         text = " best: the start " if best < 0 else f" best: round {best + 1} "
-        look = {"ha": "right" if 2 * (best + 1) > sum(ax.get_xlim()) else "left", "color": FAINT, "fontsize": 9}
-        ax.annotate(text, (best + 1, 0.02), xycoords=("data", "axes fraction"), **look)
+        style = {"ha": "right" if 2 * (best + 1) > sum(ax.get_xlim()) else "left", "color": FAINT, "fontsize": 9}
+        ax.annotate(text, (best + 1, 0.02), xycoords=("data", "axes fraction"), **style)
     ax.set_ylabel("Dice")
     _legend(figure, list(lines), run.sites)
     what = "each site's own model on its" if run.own_models else "the global model on every site's"
@@ -67,65 +68,65 @@ def term_figures(run: RunData) -> list[Picture]:
     terms = {name.removeprefix(TERM): series(run.rounds, name) for name in names}
     trust = {title: terms.pop(name) for name, title in TRUST.items() if name in terms}
     experts = {name: terms.pop(name) for name in sorted(terms) if name.startswith("expert_")}
-    losses = {name: lines for name, lines in terms.items() if any(value for of in lines.values() for _, value in of)}
-    made = (
+    losses = {name: lines for name, lines in terms.items() if any(y for line in lines.values() for _, y in line)}
+    figures = (
         ("reliability", "Trust in the teacher", RELIABILITY, trust, None),
         ("losses", "Loss terms", "Means over a round, before weights and ramps.", losses, (0.0, None)),
         ("experts", "Local experts in use", EXPERTS, experts, (0.0, 1.0)),
     )
     return [
         Picture(name, title, text, png(panels(lines, run.sites, ends)))
-        for name, title, text, lines, ends in made
+        for name, title, text, lines, ends in figures
         if lines
     ]
 
 
-def panels(of: Mapping[str, Lines], sites: list[str], ends: tuple[float, float | None] | None = (0.0, None)) -> Figure:
+def panels(by_name: Mapping[str, Lines], sites: list[str], ends: Ends | None = (0.0, None)) -> Figure:
     """Plots a small panel of lines for each name.
 
     Args:
-        of: lines by name; ``sam_distillation`` is shown as SAM distillation.
+        by_name: lines by name; ``sam_distillation`` is shown as SAM distillation.
         sites: all sites, in the order of their colours.
         ends: limits of the axes; the lower one is ignored if a value is below it. ``None``: from the lines, widened.
     """
-    figure, axes = subplots(len(of), height=2.9, width=max(8.6, 2.2 * len(of)))
-    for ax, (name, lines) in zip(axes, of.items(), strict=True):
+    figure, axes = subplots(len(by_name), height=2.9, width=max(8.6, 2.2 * len(by_name)))
+    for ax, (name, lines) in zip(axes, by_name.items(), strict=True):
         _site_lines(ax, lines, sites)
         title = " ".join("SAM" if word == "sam" else word for word in name.split("_"))
-        ax.set_title(fill(title, width=max(16, 88 // len(of))), loc="left", fontsize=10, color=INK)
+        ax.set_title(fill(title, width=max(16, 88 // len(by_name))), loc="left", fontsize=10, color=INK)
         if ends is not None:
             lowest = min(value for line in lines.values() for _, value in line)
             ax.set_ylim(ends[0] if lowest >= ends[0] else None, ends[1])
-    _legend(figure, list(dict.fromkeys(site for lines in of.values() for site in lines)), sites)
+    _legend(figure, list(dict.fromkeys(site for lines in by_name.values() for site in lines)), sites)
     return figure
 
 
-def _legend(figure: Figure, shown: list[str], sites: list[str]) -> None:
+def _legend(figure: Figure, sites_shown: list[str], sites: list[str]) -> None:
     """Adds a legend of the sites below a figure."""
     from matplotlib.lines import Line2D
 
-    every = list(dict.fromkeys([*sites, *shown]))
-    handles = [Line2D([], [], **line_style(every.index(site)), linewidth=1.6) for site in shown]
+    all_sites = list(dict.fromkeys([*sites, *sites_shown]))
+    handles = [Line2D([], [], **line_style(all_sites.index(site)), linewidth=1.6) for site in sites_shown]
     look: dict[str, Any] = {"loc": "outside lower left", "ncols": 4, "frameon": False, "fontsize": 9, "labelcolor": INK}
-    figure.legend(handles, shortened(shown, 22), **look)
+    figure.legend(handles, shortened(sites_shown, 22), **look)
 
 
 def _site_lines(ax: Axes, lines: Lines, sites: list[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    every = list(dict.fromkeys([*sites, *lines]))
+    all_sites = list(dict.fromkeys([*sites, *lines]))
     for site, line in lines.items():
         rounds, values = zip(*((number + 1, value) for number, value in line), strict=True)
-        marker, look = "o" if len(rounds) == 1 else None, line_style(every.index(site))
-        ax.plot(rounds, values, **look, linewidth=1.6, marker=marker, markersize=4)
+        marker, style = "o" if len(rounds) == 1 else None, line_style(all_sites.index(site))
+        ax.plot(rounds, values, **style, linewidth=1.6, marker=marker, markersize=4)
     ax.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
     if len(numbers := {number + 1 for line in lines.values() for number, _ in line}) == 1:
         ax.set_xticks(list(numbers))
     ax.set_xlabel("round", fontsize=9)
     ax.margins(x=0.02)
     low, high = ax.get_ylim()
-    room = max(0.0, LEAST_SPAN - (high - low)) / 2  # so that noise does not look like a collapse
-    ax.set_ylim(low - room, high + room)
+    margin = max(0.0, LEAST_SPAN - (high - low)) / 2  # so that noise does not look like a collapse
+    ax.set_ylim(low - margin, high + margin)
 
 
 def _average(lines: Lines, weights: Mapping[str, int]) -> list[tuple[int, float]]:
@@ -158,8 +159,8 @@ def comparison_figure(table: Table) -> Picture:
         places = [place_of[id(row)] for row in rows]
         for mean in (group.dice_of(FLOOR).mean, group.dice_of(CEILING).mean):
             if mean is not None:
-                ends = [min(places) - 0.5, max(places) + 0.5]
-                ax.plot([mean, mean], ends, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+                extent = [min(places) - 0.5, max(places) + 0.5]
+                ax.plot([mean, mean], extent, color=FAINT, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
         for row, place in zip(rows, places, strict=True):
             _draw_row(ax, row, place, group.hero, span)
     names = [line.label if isinstance(line, Group) else line.title for line in lines]
@@ -195,8 +196,8 @@ def _span(rows: list[Row]) -> tuple[float, float]:
 def _draw_row(ax: Axes, row: Row, place: int, hero: Row | None, span: tuple[float, float]) -> None:
     cell = row.cells["dice"]
     mean, spread = cell.mean or 0.0, cell.spread or 0.0
-    known = {TEACHER: FAINT, FLOOR: INK, CEILING: INK}
-    color = PALETTE[1] if row is hero else known.get(row.variant, PALETTE[0])
+    colours = {TEACHER: FAINT, FLOOR: INK, CEILING: INK}
+    color = PALETTE[1] if row is hero else colours.get(row.variant, PALETTE[0])
     if not span[0] <= mean <= span[1]:
         edge, arrow = (0.01, "<") if mean < span[0] else (0.99, ">")
         ax.plot([edge], [place], marker=arrow, color=color, markersize=6, transform=ax.get_yaxis_transform())

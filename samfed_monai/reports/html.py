@@ -19,7 +19,7 @@ from samfed_monai.metrics import BESIDE
 from samfed_monai.metrics.quality import DOUBTFUL, estimate_of
 from samfed_monai.metrics.quality_file import read_quality
 from samfed_monai.reports.figures import run_figures
-from samfed_monai.reports.overlays import GIVE, OUTLINES, Shown, make_overlays, make_own_images
+from samfed_monai.reports.overlays import NO_LIST, OUTLINES, Shown, make_overlays, make_own_images
 from samfed_monai.reports.rows import interval, title_of
 from samfed_monai.reports.run_data import RunData, scored, teacher_alone
 from samfed_monai.reports.style import CAVEATS, DEFAULT_CONVENTION, PRIVACY, Picture, as_ranges, environment, sentences
@@ -76,7 +76,7 @@ class Report:
             places = {name: given or run.setting(name) for name, given in self.places.items()}
             overlays, notes = make_overlays(run, **places) if finished else ([], [])
             own, unread = make_own_images(run, **places)
-            notes += [note for note in unread if notes != [f"all sites: {GIVE}"]]
+            notes += [note for note in unread if notes != [f"all sites: {NO_LIST}"]]
         for path in [*folder.glob("overlay-*.png"), *folder.glob("own-*.png")]:  # from an earlier report
             path.unlink()
         for figure in figures:
@@ -107,7 +107,7 @@ def render(
         notes: reasons why sites have no test images.
         own: images without masks; ``None`` omits their part of the page, and the ids of doubtful images.
     """
-    results, apart, trusted = run.results, run.student_and_teacher(), trust(run)
+    results, agreement, trusted = run.results, run.student_and_teacher(), trust(run)
     private = overlays or own or (trusted and own is not None)
     trusted = [replace(each, first=[]) for each in trusted] if own is None else trusted
     shown = {
@@ -115,7 +115,7 @@ def render(
         "results": results,
         "title": title_of(results["variant"]),
         "figures": {figure.name: figure for figure in figures},
-        "overlays": {site: of for site in run.sites if (of := [each for each in overlays if each.site == site])},
+        "overlays": {site: drawn for site in run.sites if (drawn := [each for each in overlays if each.site == site])},
         "notes": notes,
         "own": own,
         "trust": trusted,
@@ -128,7 +128,7 @@ def render(
         "spread": spread(run),
         "more": more_scores(run),
         "teacher_alone": teacher_alone(results),
-        "apart": [{"site": site, "dices": dices, "dice": fmean(dices)} for site, dices in apart.items()],
+        "apart": [{"site": site, "dices": dices, "dice": fmean(dices)} for site, dices in agreement.items()],
         "advice": advice_on(run),
         "skipped": skipped_rounds(run),
         "exchange": EXCHANGES.get(results.get("exchange", "")),
@@ -142,7 +142,7 @@ def skipped_rounds(run: RunData) -> list[tuple[str, str, str]]:
     rounds: dict[tuple[str, str], list[int]] = {}
     for update in run.skipped:
         rounds.setdefault((update["site"], update["reason"]), []).append(update["round"] + 1)
-    return [(as_ranges(found), site, reason) for (site, reason), found in rounds.items()]
+    return [(as_ranges(numbers), site, reason) for (site, reason), numbers in rounds.items()]
 
 
 def spread(run: RunData, sites: Iterable[str] | None = None, split: str = "test") -> str:
@@ -156,24 +156,24 @@ def spread(run: RunData, sites: Iterable[str] | None = None, split: str = "test"
     Returns:
         The interval; "" for fewer than two images, or if the table of a site is not available, as on FLARE.
     """
-    everywhere, dices = _everywhere(run), list[float]()
+    scores, dices = _scores_by_site(run), list[float]()
     for site in run.sites if sites is None else sites:
         rows = run.image_scores(site, split=split)
-        if len(rows) != everywhere[site].get(split, {"n": 0})["n"]:
+        if len(rows) != scores[site].get(split, {"n": 0})["n"]:
             return ""
         dices += [row["dice"] for row in rows]
-    found = interval(dices)
-    return "" if found is None else f"{found[0]:.2f} to {found[1]:.2f}"
+    bounds = interval(dices)
+    return "" if bounds is None else f"{bounds[0]:.2f} to {bounds[1]:.2f}"
 
 
-def _everywhere(run: RunData) -> dict[str, Any]:
+def _scores_by_site(run: RunData) -> dict[str, Any]:
     """Returns the scores by split of the sites and of unseen hospitals."""
     return {**run.results["sites"], **(run.results.get("unseen") or {})}
 
 
 def more_scores(run: RunData) -> list[dict[str, Any]]:
     """Returns all test scores by site and unseen hospital; numbers that a site did not send are ``None``."""
-    tests = {site: splits["test"] for site, splits in _everywhere(run).items() if scored(splits)}
+    tests = {site: splits["test"] for site, splits in _scores_by_site(run).items() if scored(splits)}
     names = ("dice", *BESIDE, "n")
     return [
         {"site": site, "spread": spread(run, [site]), **{name: summary.get(name) for name in names}}
@@ -199,15 +199,15 @@ def answer(run: RunData) -> list[str]:
         round = f", the network that the run began with, as no round is better ({scores})"
     site = ["--site", run.sites[0]] if run.own_models else []
     bundle = bundle_of_command(results.get("command")) or "BUNDLE"
-    words = ["samfed", "infer", bundle, "IMAGES", "--model", folder, *site, "--output-dir", "MASKS"]
+    command = ["samfed", "infer", bundle, "IMAGES", "--model", folder, *site, "--output-dir", "MASKS"]
     return [
-        _how_good(run),
+        _dice_sentence(run),
         f"model: {folder}{round}; report: {run.folder / 'report.html'}",
-        f"next: {shlex.join(words)}",
+        f"next: {shlex.join(command)}",
     ]
 
 
-def _how_good(run: RunData) -> str:
+def _dice_sentence(run: RunData) -> str:
     """Returns ``test Dice 0.79 (0.71 to 0.85, 6 images at A; B has no masks)``; validation Dice without test masks."""
     split = next((name for name in ("test", "validation") if run.results["average"][name]["n"]), None)
     if split is None:
@@ -215,24 +215,24 @@ def _how_good(run: RunData) -> str:
     summary = run.results["average"][split]
     measured = [site for site in run.sites if run.results["sites"][site][split]["n"]]
     where = ", ".join(measured) if len(measured) <= _MOST_NAMES else counted(len(measured), "site")
-    found = ", ".join(filter(None, [spread(run, measured, split), f"{counted(summary['n'], 'image')} at {where}"]))
+    main = ", ".join(filter(None, [spread(run, measured, split), f"{counted(summary['n'], 'image')} at {where}"]))
     others = _without_dice(run, [site for site in run.sites if site not in measured], split)
-    chose = "" if split == "test" else ", which chose the round: expect less on new images"
-    return f"{split} Dice {summary['dice']:.2f} ({'; '.join([found, *others])}){chose}"
+    caveat = "" if split == "test" else ", which chose the round: expect less on new images"
+    return f"{split} Dice {summary['dice']:.2f} ({'; '.join([main, *others])}){caveat}"
 
 
 def _without_dice(run: RunData, sites: Sequence[str], split: str) -> list[str]:
     """Describes each site without a Dice; returns only the number of sites if there are many."""
     if len(sites) > _MOST_NAMES:
         return [f"{len(sites)} sites have no score"]
-    known = dict.fromkeys(run.results.get("unscored", ()), "sent no score")
-    known |= dict.fromkeys(withheld(run, split), "withheld its score")
-    apart = run.student_and_teacher()
-    agree = {site: f", student and teacher agree by a Dice of {fmean(dices):.2f}" for site, dices in apart.items()}
-    how = "" if read_quality(run.folder).calibration else " (not calibrated)"
-    expected = {each.site: f", expected Dice {each.expected:.2f}{how}" for each in trust(run)}
-    none = {site: f"has no masks{agree.get(site, '')}{expected.get(site, '')}" for site in sites}
-    return [f"{site} {known.get(site, none[site])}" for site in sites]
+    reasons = dict.fromkeys(run.results.get("unscored", ()), "sent no score")
+    reasons |= dict.fromkeys(withheld(run, split), "withheld its score")
+    by_site = run.student_and_teacher()
+    agree = {site: f", student and teacher agree by a Dice of {fmean(dices):.2f}" for site, dices in by_site.items()}
+    calibration = "" if read_quality(run.folder).calibration else " (not calibrated)"
+    expected = {each.site: f", expected Dice {each.expected:.2f}{calibration}" for each in trust(run)}
+    unlabelled = {site: f"has no masks{agree.get(site, '')}{expected.get(site, '')}" for site in sites}
+    return [f"{site} {reasons.get(site, unlabelled[site])}" for site in sites]
 
 
 FIRST = 5
@@ -262,23 +262,23 @@ class Trust:
 
 def trust(run: RunData) -> list[Trust]:
     """Returns an entry for every site whose tables in the run's folder have estimates."""
-    calibration, found = read_quality(run.folder).calibration, []
+    calibration, entries = read_quality(run.folder).calibration, []
     for site in run.sites:
         tested = run.image_scores(site)
         rows: list[dict[str, Any]] = [row for row in tested or run.disagreement(site) if row.get("estimate")]
-        made = [(estimate_of(row, run.results["sites"][site]["test"]), row["id"]) for row in rows]
-        expected = sorted((calibration(each)[0] if calibration else each, name) for each, name in made)
+        estimates = [(estimate_of(row, run.results["sites"][site]["test"]), row["id"]) for row in rows]
+        expected = sorted((calibration(each)[0] if calibration else each, name) for each, name in estimates)
         if expected:
             values = [each for each, _ in expected]
             doubtful = sum(each < DOUBTFUL for each in values)
             first = [(name, each) for each, name in expected[:FIRST]]
-            found.append(Trust(site, len(values), bool(tested), fmean(values), doubtful, first))
-    return found
+            entries.append(Trust(site, len(values), bool(tested), fmean(values), doubtful, first))
+    return entries
 
 
 LOW = 0.5
 """Dice below which two masks overlap by less than half of their mean size: failed images, disagreement."""
-BEHIND = 0.05
+MAX_GAP = 0.05
 """Difference in Dice from which a student is reported as behind its teacher; no site of docs/results/light.md is
 farther behind than 0.03."""
 AVERAGE = "on average"
@@ -293,7 +293,7 @@ def verdict(run: RunData) -> str:
     Args:
         run: a finished or running run.
     """
-    results, alone = run.results, teacher_alone(run.results)
+    results, tables = run.results, teacher_alone(run.results)
     dices = [row["dice"] for site in run.sites for row in run.image_scores(site)]
     several = sum(scored(splits) for splits in results["sites"].values()) > 1
     found = sentences(
@@ -301,7 +301,7 @@ def verdict(run: RunData) -> str:
         run=run,
         average=results["average"],
         spread=spread(run),
-        teacher=alone and alone["average"]["test"]["dice"],
+        teacher=tables and tables["average"]["test"]["dice"],
         worst=results["worst"]["test"] if several else None,
         images=len(dices),
         failed=sum(dice < LOW for dice in dices),
@@ -313,27 +313,27 @@ def verdict(run: RunData) -> str:
 
 def advice_on(run: RunData) -> list[str]:
     """Returns advice, the most urgent first; none if nothing is wrong."""
-    results, alone = run.results, teacher_alone(run.results)
+    results, tables = run.results, teacher_alone(run.results)
     teacher = results.get("teacher") or {}
-    taught = {site: splits for site, splits in alone["sites"].items() if splits} if alone else {}
+    taught = {site: splits for site, splits in tables["sites"].items() if splits} if tables else {}
     dices = {site: splits["test"]["dice"] for site, splits in taught.items()}
     gaps: dict[str, tuple[Any, Any]] = {}
-    if alone and "model" not in teacher:  # the student of another run, with more views
-        pairs = {AVERAGE: (results["average"], alone["average"])}
+    if tables and "model" not in teacher:  # the student of another run, with more views
+        pairs = {AVERAGE: (results["average"], tables["average"])}
         pairs |= {f"at {site}": (results["sites"][site], splits) for site, splits in taught.items()}
-        found = {name: (mine["test"]["dice"], its["test"]["dice"]) for name, (mine, its) in pairs.items()}
+        found = {name: (own["test"]["dice"], teachers["test"]["dice"]) for name, (own, teachers) in pairs.items()}
         gaps = {name: both for name, both in found.items() if None not in both}
     student, other = gaps.get(AVERAGE, (0.0, 0.0))
-    apart = {site: fmean(between) for site, between in run.student_and_teacher().items()}
+    agreement = {site: fmean(between) for site, between in run.student_and_teacher().items()}
     return sentences(
         "advice.j2",
         held_out=(teacher.get("after") or {}).get("held_out"),
         weak={site: dice for site, dice in dices.items() if dice is not None and dice < LOW},
         taught=len(dices),
-        behind={name: both for name, both in gaps.items() if both[0] < both[1] - BEHIND},
+        behind={name: both for name, both in gaps.items() if both[0] < both[1] - MAX_GAP},
         student=student,
         teacher=other,
-        apart={site: dice for site, dice in apart.items() if dice < LOW},
+        apart={site: dice for site, dice in agreement.items() if dice < LOW},
         made_by=teacher,
         low=LOW,
     )

@@ -35,8 +35,8 @@ OUTLINES: dict[str, Colour] = {"teacher": (86, 180, 233), "student": (240, 228, 
 """Okabe & Ito's sky blue and yellow, on a dark rim; the student's outline is on top."""
 RIM = 32
 SHADE = 0.5
-GIVE = "the run does not record where its images are; give --datalist and --data-root to `samfed report`"
-OTHER = "this data list has another hash than the run's; give --datalist and --data-root of the run"
+NO_LIST = "the run does not record where its images are; give --datalist and --data-root to `samfed report`"
+OTHER_LIST = "this data list has another hash than the run's; give --datalist and --data-root of the run"
 
 
 def draw_overlay(image: Pixels, label: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> Pixels:
@@ -50,8 +50,8 @@ def draw_overlay(image: Pixels, label: NDArray[np.bool_], prediction: NDArray[np
         (H, W, 3): green where both are set, vermilion where only the prediction is, blue where only the label is.
         The outline is white.
     """
-    found = {"TP": prediction & label, "FP": prediction & ~label, "FN": ~prediction & label}
-    picture = _shaded(image, [(where, *COLOURS[kind]) for kind, where in found.items()])
+    areas = {"TP": prediction & label, "FP": prediction & ~label, "FN": ~prediction & label}
+    picture = _shaded(image, [(where, *COLOURS[kind]) for kind, where in areas.items()])
     picture[surface(label)] = 255
     return picture
 
@@ -208,31 +208,31 @@ def make_overlays(
         The images, and notes on sites without images.
     """
     if datalist is None or data_root is None:
-        return [], [f"all sites: {GIVE}"]
+        return [], [f"all sites: {NO_LIST}"]
     with suppress(Refused):  # an unreadable list is noted for each site below
         listed = DataList.load(datalist)
         if run.results["hashes"].get("datalist") not in (None, listed.hash, listed.for_server().hash):
-            return [], [f"all sites: {OTHER}"]  # images may differ despite equal names
+            return [], [f"all sites: {OTHER_LIST}"]  # images may differ despite equal names
     shown, notes = list[Shown](), list[str]()
     for site in run.sites:
         rows = run.image_scores(site)
         if not rows:
-            none = not run.results["sites"][site]["test"]["n"]
-            why = "none of its test images has a mask" if none else "no table of test scores in the run folder"
-            notes += [f"{site}: {why}"] * (not run.disagreement(site))  # else see make_own_images
+            unmasked = not run.results["sites"][site]["test"]["n"]
+            reason = "none of its test images has a mask" if unmasked else "no table of test scores in the run folder"
+            notes += [f"{site}: {reason}"] * (not run.disagreement(site))  # else see make_own_images
             continue
-        with noted(notes, site):
+        with errors_as_notes(notes, site):
             if several(run.classes):  # images without any class show nothing
                 rows = [row for row in rows if row["empty"] != "both"] or rows
-            picked, of_site = chosen(rows), []
-            scored = [row["id"] for row in picked.values()]  # files that must not have changed since
+            rows_shown, site_images = best_median_worst(rows), []
+            scored = [row["id"] for row in rows_shown.values()]  # files that must not have changed since
             found = load_records(datalist, data_root, split="test", site=site, verify=scored)
             records = {each["id"]: each for each in found}
-            for place, row in picked.items():
+            for place, row in rows_shown.items():
                 mask = run.evaluation(site) / "masks" / (row.get("mask") or f"{row['id']}.png")
-                png = _beside(*_drawn(records[row["id"]], mask))
-                of_site.append(Shown(site, place, row["id"], row["dice"], row["hd95"], png))
-            shown += of_site
+                png = _side_by_side(*_draw_test_image(records[row["id"]], mask))
+                site_images.append(Shown(site, place, row["id"], row["dice"], row["hd95"], png))
+            shown += site_images
     return shown, notes
 
 
@@ -245,11 +245,11 @@ def make_own_images(
     Arguments and return values are those of :func:`make_overlays`.
     """
     if datalist is None or data_root is None:
-        return [], [f"{site}: {GIVE}" for site in run.student_and_teacher()]
+        return [], [f"{site}: {NO_LIST}" for site in run.student_and_teacher()]
     shown, notes = list[Shown](), list[str]()
     for site in run.student_and_teacher():
-        with noted(notes, site):
-            rows, of_site = [row for row in run.disagreement(site) if row["mask"]], []
+        with errors_as_notes(notes, site):
+            rows, site_images = [row for row in run.disagreement(site) if row["mask"]], []
             found = load_records(datalist, data_root, split="unlabelled", site=site, verify=[row["id"] for row in rows])
             records = {each["image_sha256"]: each for each in found}
             for number, row in enumerate(rows, start=1):
@@ -262,13 +262,13 @@ def make_own_images(
                     if several(run.classes):  # foreground of all classes
                         mask = mask.point([0] + [255] * 255)
                     masks[name] = _resized(mask, size)
-                png = _beside(pixels, draw_outlines(pixels, masks))
-                of_site.append(Shown(site, str(number), row["id"], row["dice"], None, png))
-            shown += of_site
+                png = _side_by_side(pixels, draw_outlines(pixels, masks))
+                site_images.append(Shown(site, str(number), row["id"], row["dice"], None, png))
+            shown += site_images
     return shown, notes
 
 
-def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def best_median_worst(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Returns the best, median and worst row by Dice; fewer for fewer than three images."""
     order = sorted(rows, key=lambda row: (-row["dice"], row["id"]))
     if len(order) < 3:
@@ -276,7 +276,7 @@ def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {"best": order[0], "median": order[(len(order) - 1) // 2], "worst": order[-1]}
 
 
-def _drawn(record: dict[str, Any], mask: Path) -> tuple[Pixels, Pixels]:
+def _draw_test_image(record: dict[str, Any], mask: Path) -> tuple[Pixels, Pixels]:
     """Returns a test image without and with prediction and label: (H, W, 3), longest side :data:`LONGEST_SIDE`."""
     prediction = Image.open(mask).convert("L")
     size = _size(prediction)
@@ -296,7 +296,7 @@ def _size(image: Image.Image) -> tuple[int, int]:
     return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
-def _beside(left: Pixels, right: Pixels) -> bytes:
+def _side_by_side(left: Pixels, right: Pixels) -> bytes:
     """Returns two pictures side by side as PNG bytes."""
     return png_of(np.concatenate([left, np.full((len(left), 6, 3), 255, np.uint8), right], axis=1))
 
@@ -306,7 +306,7 @@ def _resized(mask: Image.Image, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 @contextmanager
-def noted(notes: list[str], site: str) -> Iterator[None]:
+def errors_as_notes(notes: list[str], site: str) -> Iterator[None]:
     """Turns errors of reading a site's images inside the block into notes, without folder names."""
     try:
         yield

@@ -17,11 +17,10 @@ from samfed_monai.reports.style import as_difference
 
 TEACHER = "teacher"
 
-_ALONE = Method(
-    TEACHER, "SAM teacher alone", "the frozen SAM that the students learn from, on the same test images", place=30
-)
+_NOTE = "the frozen SAM that the students learn from, on the same test images"
+_TEACHER_METHOD = Method(TEACHER, "SAM teacher alone", _NOTE, place=30)
 
-_METHODS = dict(sorted((methods() | {TEACHER: _ALONE}).items(), key=lambda item: item[1].place))
+_METHODS = dict(sorted((methods() | {TEACHER: _TEACHER_METHOD}).items(), key=lambda item: item[1].place))
 
 VARIANTS = {name: method.title for name, method in _METHODS.items()}
 """Titles of variants, and of the teacher, in the order of tables."""
@@ -69,11 +68,11 @@ class Mode:
 
 
 ONE_NETWORK = Mode("Homogeneous", "SAM-Fed", "samfed", ABLATIONS, (FLOOR,))
-UNLIKE_NETWORKS = Mode("Heterogeneous", "SAM-Fed", "heterogeneous", ABLATIONS, (FLOOR, "hssf", "local_only"))
+DIFFERENT_NETWORKS = Mode("Heterogeneous", "SAM-Fed", "heterogeneous", ABLATIONS, (FLOOR, "hssf", "local_only"))
 _TWO_STAGES = frozenset({"pfedsam_two_stage"})
 LABELLED = Mode("Own labels", "pFedSAM in one stage", "pfedsam", _TWO_STAGES, ("fedsam", "local_sam"), gap=False)
 
-MODES = (ONE_NETWORK, UNLIKE_NETWORKS, LABELLED)
+MODES = (ONE_NETWORK, DIFFERENT_NETWORKS, LABELLED)
 """Modes in the order of tables."""
 
 
@@ -83,8 +82,8 @@ def mode_of(results: Mapping[str, Any]) -> Mode:
         return LABELLED
     networks = {network for site, network in results.get("networks", {}).items() if site in results["sites"]}
     variant = _METHODS.get(results["variant"])
-    unlike = len(networks) > 1 or results.get("exchange") in ("predictions", "prototypes")
-    return UNLIKE_NETWORKS if unlike or (variant and variant.kind == "heterogeneous") else ONE_NETWORK
+    different = len(networks) > 1 or results.get("exchange") in ("predictions", "prototypes")
+    return DIFFERENT_NETWORKS if different or (variant and variant.kind == "heterogeneous") else ONE_NETWORK
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,8 @@ class Row:
     @property
     def order(self) -> tuple[int, str, int, str]:
         """Sort key in a table: known variants first, then the rows of each sweep together."""
-        bound = self.name not in VARIANTS and self.variant in (FLOOR, CEILING)
-        return place_of(self.variant if bound else self.name), self.sweep, self.place, self.name
+        is_replacement = self.name not in VARIANTS and self.variant in (FLOOR, CEILING)
+        return place_of(self.variant if is_replacement else self.name), self.sweep, self.place, self.name
 
 
 @dataclass(frozen=True)
@@ -196,7 +195,7 @@ class Group:
         return row.cells["dice"] if row else Cell()
 
 
-LEAST = 6
+MIN_IMAGES = 6
 """Fewest images for a test: with five, even five differences of one sign have p = 2 / 2^5 > 0.05."""
 ALPHA = 0.05
 LEVEL = 0.95
@@ -238,14 +237,14 @@ class PairedTest:
         seeds = f", each the mean of {self.seeds} seeds" if self.seeds > 1 else ""
         p, size = as_p(self.holm), f"{abs(self.difference):.3f}"
         word = f"{'higher' if self.difference > 0 else 'lower'} by {size}" if float(size) else "equal to three decimals"
-        means = "These images show no significant difference"
+        meaning = "These images show no significant difference"
         if self.holm < ALPHA:
-            means = "Such a difference is unlikely to be chance among images"
+            meaning = "Such a difference is unlikely to be chance among images"
         return (
             f"{pair}{seeds}: Dice is {word} on average "
             f"({100 * LEVEL:.0f} % interval {as_difference(self.low)} to {as_difference(self.high)}), "
             f"higher on {counted(self.better, 'image')} and lower on {self.worse}. "
-            f"{means} (p {p if p.startswith('<') else f'= {p}'})."
+            f"{meaning} (p {p if p.startswith('<') else f'= {p}'})."
         )
 
 
@@ -265,8 +264,8 @@ def signed_rank(differences: Sequence[float]) -> float:
     """
     from scipy.stats import wilcoxon
 
-    apart = [value for value in differences if value]
-    return float(wilcoxon(apart).pvalue) if apart else 1.0
+    nonzero = [value for value in differences if value]
+    return float(wilcoxon(nonzero).pvalue) if nonzero else 1.0
 
 
 def bootstrap_interval(differences: Sequence[float], *, level: float = LEVEL) -> tuple[float, float]:
@@ -280,9 +279,9 @@ def bootstrap_interval(differences: Sequence[float], *, level: float = LEVEL) ->
 
     if len(set(differences)) < 2:
         return differences[0], differences[0]
-    how = {"n_resamples": RESAMPLES, "batch": 500, "method": "percentile", "rng": np.random.default_rng(0)}
-    found = bootstrap((np.asarray(differences),), np.mean, confidence_level=level, **how).confidence_interval
-    return float(found.low), float(found.high)
+    options = {"n_resamples": RESAMPLES, "batch": 500, "method": "percentile", "rng": np.random.default_rng(0)}
+    result = bootstrap((np.asarray(differences),), np.mean, confidence_level=level, **options).confidence_interval
+    return float(result.low), float(result.high)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -305,10 +304,10 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 def holm(values: Sequence[float]) -> list[float]:
     """Corrects p values for multiple tests, in order (Holm, Scandinavian Journal of Statistics 6(2), 1979)."""
-    corrected, so_far = [0.0] * len(values), 0.0
+    corrected, largest = [0.0] * len(values), 0.0
     for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        so_far = max(so_far, min(1.0, (len(values) - rank) * values[index]))
-        corrected[index] = so_far
+        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
+        corrected[index] = largest
     return corrected
 
 
@@ -334,11 +333,10 @@ def with_tests(group: Group, runs: Mapping[str, Sequence[RunData]]) -> Group:
             except _Untested as why:
                 missing.setdefault(str(why), []).append(other.title)
     corrected = holm([test.p for test in tests])
-    return replace(
-        group,
-        tests=[replace(test, holm=p) for test, p in zip(tests, corrected, strict=True)],
-        untested=[f"No test per image of {first.title} against {', '.join(of)}: {why}." for why, of in missing.items()],
-    )
+    tests = [replace(test, holm=p) for test, p in zip(tests, corrected, strict=True)]
+    against = f"No test per image of {first.title} against"
+    untested = [f"{against} {', '.join(names)}: {why}." for why, names in missing.items()]
+    return replace(group, tests=tests, untested=untested)
 
 
 class _Untested(Exception):
@@ -351,19 +349,19 @@ def _test(row: Row, other: Row, runs: Sequence[RunData], others: Sequence[RunDat
     seeds = sorted(left.keys() & right.keys())
     if not seeds:
         raise _Untested("they have no seed in common")
-    pairs = [(_images(left[seed]), _images(right[seed])) for seed in seeds]
-    common = sorted(set.intersection(*(set(of) for pair in pairs for of in pair)))
-    apart = [round(fmean(mine[image] - theirs[image] for mine, theirs in pairs), 9) for image in common]
+    pairs = [(_image_dices(left[seed]), _image_dices(right[seed])) for seed in seeds]
+    common = sorted(set.intersection(*(set(ids) for pair in pairs for ids in pair)))
+    gaps = [round(fmean(first[image] - second[image] for first, second in pairs), 9) for image in common]
     results = [run.results for seed in seeds for run in (left[seed], right[seed])]
-    least = max(LEAST, *(int((of.get("privacy") or {}).get("least_images") or 0) for of in results))
-    if len(apart) < least:
-        raise _Untested(f"they have {len(apart)} test images in common, but a test needs at least {least}")
-    better, worse = sum(value > 0 for value in apart), sum(value < 0 for value in apart)
-    numbers = (len(seeds), len(apart), better, worse, fmean(apart), *bootstrap_interval(apart), signed_rank(apart))
+    least = max(MIN_IMAGES, *(int((each.get("privacy") or {}).get("least_images") or 0) for each in results))
+    if len(gaps) < least:
+        raise _Untested(f"they have {len(gaps)} test images in common, but a test needs at least {least}")
+    better, worse = sum(value > 0 for value in gaps), sum(value < 0 for value in gaps)
+    numbers = (len(seeds), len(gaps), better, worse, fmean(gaps), *bootstrap_interval(gaps), signed_rank(gaps))
     return PairedTest(row, other, *numbers)
 
 
-def _images(run: RunData) -> dict[tuple[str, str], float]:
+def _image_dices(run: RunData) -> dict[tuple[str, str], float]:
     """Returns the Dice of every test image in the run's average by (site, id)."""
     found: dict[tuple[str, str], float] = {}
     for site, splits in run.results["sites"].items():

@@ -20,7 +20,7 @@ from samfed_monai.results import BYTES, build_results, read_round, round_traffic
 
 TERM = "term_"
 """Prefix of the columns with a round's means: loss terms, ``reliability`` and ``agreement``."""
-OF_A_ROUND = ("training", "server", "controller", "evaluation")
+ROUND_ACTIVITIES = ("training", "server", "controller", "evaluation")
 """Activities whose seconds a stored round records."""
 
 
@@ -110,19 +110,19 @@ class RunData:
         """
         path = Path(folder) if Path(folder).name == "results.json" else Path(folder) / "results.json"
         folder = path.parent
-        going = unfinished and not path.is_file() and bool(round_folders(folder / "rounds"))
-        if not going and not path.is_file():
+        running = unfinished and not path.is_file() and bool(round_folders(folder / "rounds"))
+        if not running and not path.is_file():
             hint = "name a finished run; the command that started an interrupted run resumes it"
             raise refused(str(folder), found="no results.json", expected="a finished run folder", hint=hint)
-        results = results_so_far(folder) if going else read_json(path)
-        if not going and (problems := validate_results(results, where=str(path))):
+        results = results_so_far(folder) if running else read_json(path)
+        if not running and (problems := validate_results(results, where=str(path))):
             raise Refused(problems)
         run, rounds = run_record(folder), read_federation(folder / "federation.csv")
         about = read_json(folder / "compare.json") if (folder / "compare.json").is_file() else {}
         if not isinstance(about, dict):
             hint = "restore the file from a copy, or remove it"
             raise refused(folder / "compare.json", found=type(about).__name__, expected="an object", hint=hint)
-        planned = run.get("config", {}).get("rounds", results["rounds"]) if going else None
+        planned = run.get("config", {}).get("rounds", results["rounds"]) if running else None
         return cls(folder, results, run, rounds, about, planned)
 
     @property
@@ -141,7 +141,7 @@ class RunData:
         return int(seeds.get("seed", next(iter(seeds.values()), 0)))
 
     @property
-    def asked(self) -> str:
+    def options_hash(self) -> str:
         """Hash of all requested options of the run except the seed; "" if no comparison recorded it."""
         seal = self.about.get("seal")
         if not isinstance(seal, Mapping) or "asked" not in seal:
@@ -153,7 +153,7 @@ class RunData:
         """Estimated seconds for the remaining rounds of a running run, at the pace so far; else ``None``."""
         if self.planned is None:
             return None
-        done, spent = self.results["rounds"], sum(self.results["seconds"][name] for name in OF_A_ROUND)
+        done, spent = self.results["rounds"], sum(self.results["seconds"][name] for name in ROUND_ACTIVITIES)
         return (self.planned - done) * spent / done
 
     @property
@@ -260,6 +260,7 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
         best = last
     sites = dict.fromkeys(site for record in records for site in record["sites"])
     traffic = [round_traffic(record) for record in records]
+    stored = f"{len(records)} of {last['rounds']} rounds are stored"
     return build_results(
         variant=run.get("config", {}).get("variant") or "samfed",
         rounds=len(records),
@@ -268,14 +269,12 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
             for name, record in (("best", best), ("last", last))
         },
         model_rounds={"best": best["round"], "last": last["round"]},
-        traffic={way: sum(one[way] for one in traffic) for way in BYTES},
+        traffic={direction: sum(round_bytes[direction] for round_bytes in traffic) for direction in BYTES},
         rounds_traffic=traffic,
-        seconds={name: sum(record["seconds"].get(name, 0.0) for record in records) for name in OF_A_ROUND},
+        seconds={name: sum(record["seconds"].get(name, 0.0) for record in records) for name in ROUND_ACTIVITIES},
         hashes=run.get("hashes"),
         versions=run.get("versions"),
         seeds=run.get("seeds"),
         command=commands[-1] if commands else None,
-        caveats=[
-            f"The run is not finished: {len(records)} of {last['rounds']} rounds are stored, no test image is scored."
-        ],
+        caveats=[f"The run is not finished: {stored}, no test image is scored."],
     )

@@ -69,21 +69,21 @@ def as_seconds(seconds: float) -> str:
 
 def as_ranges(numbers: Iterable[int]) -> str:
     """Formats integers, consecutive ones as ranges: ``1, 3–5``."""
-    runs = groupby(enumerate(sorted(set(numbers))), key=lambda place: place[1] - place[0])
-    spans = [[number for _, number in found] for _, found in runs]
-    return ", ".join(f"{of[0]}–{of[-1]}" if len(of) > 1 else str(of[0]) for of in spans)
+    groups = groupby(enumerate(sorted(set(numbers))), key=lambda place: place[1] - place[0])
+    spans = [[number for _, number in members] for _, members in groups]
+    return ", ".join(f"{span[0]}–{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
 
 
-def shortened(names: Sequence[str], most: int) -> list[str]:
-    """Shortens the labels of a figure to ``most`` characters by leaving out their middle.
+def shortened(names: Sequence[str], length: int) -> list[str]:
+    """Shortens the labels of a figure to ``length`` characters by leaving out their middle.
 
     Args:
         names: all labels of one figure.
-        most: number of characters; more are used if different names would become equal.
+        length: number of characters; more are used if different names would become equal.
     """
-    for room in range(most, max(map(len, names), default=0)):
-        head, tail = room // 2, (room - 1) // 2
-        short = [name if len(name) <= room else f"{name[:head]}…{name[len(name) - tail :]}" for name in names]
+    for width in range(length, max(map(len, names), default=0)):
+        head, tail = width // 2, (width - 1) // 2
+        short = [name if len(name) <= width else f"{name[:head]}…{name[len(name) - tail :]}" for name in names]
         if len(set(short)) == len(set(names)):
             return short
     return list(names)
@@ -93,17 +93,17 @@ def environment() -> Environment:
     """Returns a Jinja environment with autoescaping and the formats of this module as filters."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    made = Environment(
+    jinja = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"score": as_score, "bytes": as_bytes, "seconds": as_seconds}
-    made.filters |= {"percent": as_percent, "difference": as_difference, "mean": fmean, "data_url": data_url}
-    made.globals |= {"counted": counted, "colour_of": colour_of, "uncapitalised": uncapitalised}
-    return made
+    jinja.filters |= {"score": as_score, "bytes": as_bytes, "seconds": as_seconds}
+    jinja.filters |= {"percent": as_percent, "difference": as_difference, "mean": fmean, "data_url": data_url}
+    jinja.globals |= {"counted": counted, "colour_of": colour_of, "uncapitalised": uncapitalised}
+    return jinja
 
 
 def sentences(template: str, **values: Any) -> list[str]:

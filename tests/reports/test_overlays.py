@@ -21,10 +21,10 @@ from samfed_monai.core.io import read_json, to_csv, write_json, write_text
 from samfed_monai.data import DataList, Site
 from samfed_monai.reports import Report, RunData
 from samfed_monai.reports.overlays import (
-    GIVE,
-    OTHER,
+    NO_LIST,
+    OTHER_LIST,
     area_of,
-    chosen,
+    best_median_worst,
     draw_outlines,
     draw_overlay,
     geojson_of,
@@ -45,7 +45,7 @@ from tests.reports.runs import NO_MASKS
     ],
 )
 def test_best_median_and_worst_images_are_chosen_by_dice(dices, picked):
-    found = chosen([{"id": str(index), "dice": dice} for index, dice in enumerate(dices)])
+    found = best_median_worst([{"id": str(index), "dice": dice} for index, dice in enumerate(dices)])
     assert [(place, row["dice"]) for place, row in found.items()] == list(picked.items())
 
 
@@ -74,14 +74,14 @@ def test_every_site_has_three_overlays(run_folder):
 def test_unreadable_images_are_noted(run_folder, tmp_path):
     run = RunData.read(run_folder)
     for datalist in (None, "L"):
-        assert make_overlays(run, datalist=datalist, data_root=None) == ([], [f"all sites: {GIVE}"])
+        assert make_overlays(run, datalist=datalist, data_root=None) == ([], [f"all sites: {NO_LIST}"])
     overlays, notes = make_overlays(run, datalist=run.setting("datalist"), data_root=tmp_path)
     assert overlays == []
     assert len(notes) == 4
     assert str(tmp_path) not in " ".join(notes)
     other = tmp_path / "other.json"
     replace(DataList.load(run.setting("datalist")), name="other").save(other)
-    assert make_overlays(run, datalist=other, data_root=run.setting("data_root")) == ([], [f"all sites: {OTHER}"])
+    assert make_overlays(run, datalist=other, data_root=run.setting("data_root")) == ([], [f"all sites: {OTHER_LIST}"])
     assert make_overlays(RunData(tmp_path, run.results), datalist="L", data_root="D")[1][0] == (
         "Basel: no table of test scores in the run folder"
     )
@@ -161,7 +161,7 @@ def test_missing_images_of_unlabelled_site_are_noted(apart, tmp_path):
     assert (own, len(notes)) == ([], 1)
     assert str(tmp_path) not in notes[0]
     for datalist in (None, "L"):
-        assert make_own_images(RunData.read(apart), datalist=datalist, data_root=None) == ([], [f"Porto: {GIVE}"])
+        assert make_own_images(RunData.read(apart), datalist=datalist, data_root=None) == ([], [f"Porto: {NO_LIST}"])
 
 
 def test_area_row_has_pixels_components_and_mm2() -> None:

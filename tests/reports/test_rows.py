@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.reports.rows import LABELLED, MODES, ONE_NETWORK, UNLIKE_NETWORKS, VARIANTS, mode_of
+from samfed_monai.reports.rows import DIFFERENT_NETWORKS, LABELLED, MODES, ONE_NETWORK, VARIANTS, mode_of
 
 ALIKE = {"a": "basic_unet", "b": "basic_unet", "server": "deeplabv3plus_resnet34"}
 
@@ -13,10 +13,10 @@ ALIKE = {"a": "basic_unet", "b": "basic_unet", "server": "deeplabv3plus_resnet34
     ("results", "mode"),
     [
         ({"variant": "samfed", "networks": ALIKE}, ONE_NETWORK),  # the server's network is not a site's
-        ({"variant": "mine", "networks": {"a": "basic_unet", "b": "flexible_unet"}}, UNLIKE_NETWORKS),
-        ({"variant": "mine", "exchange": "prototypes"}, UNLIKE_NETWORKS),
+        ({"variant": "mine", "networks": {"a": "basic_unet", "b": "flexible_unet"}}, DIFFERENT_NETWORKS),
+        ({"variant": "mine", "exchange": "prototypes"}, DIFFERENT_NETWORKS),
         ({"variant": "mine", "exchange": "weights"}, ONE_NETWORK),
-        ({"variant": "local_only", "networks": ALIKE}, UNLIKE_NETWORKS),
+        ({"variant": "local_only", "networks": ALIKE}, DIFFERENT_NETWORKS),
         ({"variant": "mine", "exchange": "weights", "own_labels": True}, LABELLED),
         ({"variant": "supervised", "exchange": "weights", "own_labels": False}, ONE_NETWORK),
     ],
