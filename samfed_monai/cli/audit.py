@@ -14,14 +14,14 @@ from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.validators import require, whole
 
-_PLACES = ("bundle", "datalist", "data_root", "output_dir")
+_ATTACK_OPTIONS = ("bundle", "datalist", "data_root", "output_dir")
 
 
 def add_audit_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``audit FILE`` and ``audit RUN --attack NAME[,NAME]``."""
     from samfed_monai.attacks.audit import ALL, ATTACKS, Options
 
-    names = "\n".join(f"  {name:<12}{words}" for name, words in ATTACKS.items())
+    names = "\n".join(f"  {name:<12}{text}" for name, text in ATTACKS.items())
     parser = subparsers.add_parser(
         "audit",
         help="list all outgoing messages of a site; or attack a run of your own",
@@ -39,8 +39,8 @@ def add_audit_parser(subparsers: argparse._SubParsersAction) -> None:
     add_data(parser, required=False)
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the audit (default: audit in the run's folder)")
     for option in fields(Options):
-        words = f"{option.metadata['words']} (default: {option.default})"
-        parser.add_argument(_spelt(option.name), metavar="N", type=int, help=words)
+        text = f"{option.metadata['words']} (default: {option.default})"
+        parser.add_argument(_flag(option.name), metavar="N", type=int, help=text)
     parser.set_defaults(run=run, kept="completed attacks and shadow models are kept")
 
 
@@ -56,10 +56,10 @@ def run(arguments: argparse.Namespace) -> None:
         sys.stdout.write(audit_table(read_audit(arguments.path)) + "\n")
         return
     names, about = audit.named(arguments.attack), {each.name: each.metadata for each in fields(audit.Options)}
-    useless = {name: about[name]["attacks"] for name in given if not {*names} & {*about[name]["attacks"]}}
+    unused = {name: about[name]["attacks"] for name in given if not {*names} & {*about[name]["attacks"]}}
     require(
-        *(whole(_spelt(name), value, least=about[name]["least"]) for name, value in given.items()),
-        (Problem(_spelt(n), "none of them", f"an attack that reads it: {', '.join(by)}") for n, by in useless.items()),
+        *(whole(_flag(name), value, least=about[name]["least"]) for name, value in given.items()),
+        (Problem(_flag(n), "none of them", f"an attack that reads it: {', '.join(by)}") for n, by in unused.items()),
     )
     options = audit.Options(**given)
     from samfed_monai.attacks.target import target_of_run
@@ -68,17 +68,17 @@ def run(arguments: argparse.Namespace) -> None:
     target = target_of_run(arguments.path, bundle=arguments.bundle, **paths, images=options.images)
     page = audit.run_audit(target, names, options, arguments.output_dir or Path(arguments.path) / "audit")
     content = read_json(page.parent / audit.NUMBERS)
-    asked = {**content, "findings": [each for each in content["findings"] if each["attack"] in names]}
-    sys.stdout.write(f"{audit.as_text(asked)}{page}\n")
+    shown = {**content, "findings": [each for each in content["findings"] if each["attack"] in names]}
+    sys.stdout.write(f"{audit.as_text(shown)}{page}\n")
 
 
-def _spelt(name: str) -> str:
+def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
 def _refuse_options_of_attacks(arguments: argparse.Namespace, numbers: Mapping[str, Any]) -> None:
-    named = [name for name in _PLACES if getattr(arguments, name) is not None]
-    require([Problem(_spelt(n), "no --attack", "--attack NAME as well") for n in (*named, *numbers)])
+    named = [name for name in _ATTACK_OPTIONS if getattr(arguments, name) is not None]
+    require([Problem(_flag(n), "no --attack", "--attack NAME as well") for n in (*named, *numbers)])
     if Path(arguments.path).is_dir():
         files = sorted(Path(arguments.path).glob("sites/*/audit.jsonl"))
         hint = f"name the audit file of a site, {' or '.join(map(str, files[:3])) or 'sites/SITE/audit.jsonl'}"

@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
         given = chosen if workflow == "federate" else overrides
         problems.extend(check_bundle(root, workflow, overrides=given, ready=False))
     for variant in variants:
-        own = overrides if arguments.workflow == "train" else None
-        found = check_bundle(root, "train", variant=variant, overrides=own, ready=False)
+        variant_overrides = overrides if arguments.workflow == "train" else None
+        found = check_bundle(root, "train", variant=variant, overrides=variant_overrides, ready=False)
         problems.extend(each for each in found if variant == only or not isinstance(each, Unread))  # another reads it
     listed, ignored, notes = None, list[Problem](), list[str]()
     with problems.collected():
@@ -75,13 +75,14 @@ def run(arguments: argparse.Namespace) -> None:
             listed = DataList.load(arguments.datalist)
             sites = groups_of(BundleConfig.of_workflow(root, "federate", chosen))[SITES]
             facts = list[Facts]()
-            for part, there in listed.by_root(arguments.data_root, sites):
-                facts += (seen := facts_of(part, there))
-                problems.extend(check_datalist(part, there, seen))
+            for part, data_root in listed.by_root(arguments.data_root, sites):
+                seen = facts_of(part, data_root)
+                facts += seen
+                problems.extend(check_datalist(part, data_root, seen))
             problems.extend(each for each in leaks(listed) if each not in problems)
             notes = notes_on(listed, facts)
-    tried = bool(trains) and not code  # a check runs no code of a bundle
-    if tried and not problems:
+    values_checked = bool(trains) and not code  # a check runs no code of a bundle
+    if values_checked and not problems:
         from samfed_monai.federation.job import check_job, check_training
 
         if "federate" in workflows:
@@ -90,13 +91,13 @@ def run(arguments: argparse.Namespace) -> None:
             found = check_training(root, overrides, only, listed)
         problems.extend(found)
     if problems:  # each place is reported once
-        twice = {"variant"} if any(each.where == "command line -> variant" for each in problems) else set()
-        every = (problem for problem in problems if problem.where not in twice)
-        raise Refused(problem for problem in every if strict.get(problem.where, problem) is problem)
-    also = f" and the variant{'s' * (len(variants) > 1)} {', '.join(variants)}" if variants else ""
-    lines = [f"{root.name}: no problems in {', '.join(workflows)}{also}"]
+        superseded = {"variant"} if any(each.where == "command line -> variant" for each in problems) else set()
+        remaining = (problem for problem in problems if problem.where not in superseded)
+        raise Refused(problem for problem in remaining if strict.get(problem.where, problem) is problem)
+    variants_text = f" and the variant{'s' * (len(variants) > 1)} {', '.join(variants)}" if variants else ""
+    lines = [f"{root.name}: no problems in {', '.join(workflows)}{variants_text}"]
     lines += [f"  note: {note}" for note in [*notes, *ignored]]
-    if trains and not tried:
+    if trains and not values_checked:
         lines.append("  not checked: whether a run accepts the values, as they could run code (--strict says where)")
     if any(problem.where.rpartition(" -> ")[2].startswith("imports#") for problem in code):
         lines.append("  not checked: names of networks, rules and guides, as modules in imports may add names")

@@ -82,43 +82,43 @@ def run(arguments: argparse.Namespace) -> None:
     found, unread = _problems(root, rows, {**paths, **overrides})
     problems.extend(found)
     problems.refuse_if_any()
-    own = {row.name: {**overrides, **row.overrides} for row in rows}
+    overrides_of_row = {row.name: {**overrides, **row.overrides} for row in rows}
     for name, options in unread.items():
         logger.info("row %s does not use %s", name, ", ".join(f"--{option}" for option in sorted(options)))
-        own[name] = {key: value for key, value in own[name].items() if key not in options}
+        overrides_of_row[name] = {key: value for key, value in overrides_of_row[name].items() if key not in options}
     output = Path(str(absolute(arguments.output_dir)))
     cache, rounds = absolute(arguments.cache_dir) or str(output / "cache"), str(arguments.rounds)
     common = {"datalist": paths["datalist"], "data-root": paths["data_root"], "rounds": rounds, "cache-dir": cache}
     runs = list[Run]()
-    for seed, (place, row) in itertools.product(seeds, enumerate(rows)):
-        folder, words = output / row.name / f"seed-{seed}", words_of(own[row.name])
-        runs.append(Run(root, row.variant, int(seed), folder, common, words, row.about(place)))
-    if waiting := {run.about["row"]: run for run in runs if not run.is_done()}:
-        datalist, impossible = DataList.load(paths["datalist"]), defaultdict[Problem, list[str]](list)
+    for seed, (position, row) in itertools.product(seeds, enumerate(rows)):
+        folder, words = output / row.name / f"seed-{seed}", to_words(overrides_of_row[row.name])
+        runs.append(Run(root, row.variant, int(seed), folder, common, words, row.about(position)))
+    if to_run := {run.about["row"]: run for run in runs if not run.is_done()}:
+        datalist, job_problems = DataList.load(paths["datalist"]), defaultdict[Problem, list[str]](list)
         parts = dict[tuple[str, str], DataList]()
-        for name, run in waiting.items():  # for instance a quorum above the number of sites, or unsupported noise
-            asked = {**paths, "rounds": arguments.rounds, "variant": run.variant, "output_dir": str(run.folder)}
-            for problem in check_job(root, asked | own[name], datalist, build=False).problems:
-                impossible[problem].append(name)
-            sites = groups_of(BundleConfig.of_workflow(root, "federate", asked | own[name]))[SITES]
-            parts |= {(part.hash, str(there)): part for part, there in datalist.by_root(paths["data_root"], sites)}
-        require(_named(impossible, len(waiting)), leaks(datalist))
-        for (_, there), part in parts.items():  # once for all rows, through the cache
-            check_data(part, there, cache_dir=cache)
+        for name, run in to_run.items():  # for instance a quorum above the number of sites, or unsupported noise
+            ids = {**paths, "rounds": arguments.rounds, "variant": run.variant, "output_dir": str(run.folder)}
+            for problem in check_job(root, ids | overrides_of_row[name], datalist, build=False).problems:
+                job_problems[problem].append(name)
+            sites = groups_of(BundleConfig.of_workflow(root, "federate", ids | overrides_of_row[name]))[SITES]
+            parts |= {(part.hash, str(folder)): part for part, folder in datalist.by_root(paths["data_root"], sites)}
+        require(_with_rows(job_problems, len(to_run)), leaks(datalist))
+        for (_, data_root), part in parts.items():  # once for all rows, through the cache
+            check_data(part, data_root, cache_dir=cache)
     folders = [run.folder for run in runs]
     run_all(runs, jobs=arguments.jobs, threads=max(1, usable_cores() // arguments.jobs))
-    command = portable(shlex.join(["samfed", *sys.argv[1:]]))
+    command = shareable(shlex.join(["samfed", *sys.argv[1:]]))
     path = write_comparison(output, folders, command=command, title=arguments.title or TITLE)
     sys.stdout.write(f"{to_text(comparison_table(folders))}\n{path}\n")
 
 
-def words_of(overrides: Mapping[str, Any]) -> tuple[str, ...]:
+def to_words(overrides: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns ``--key=value`` words that :func:`overrides_of` parses to the same values."""
     plain = {key for key, value in overrides.items() if isinstance(value, str) and samfed_value(value) == value}
     return tuple(f"--{key}={value if key in plain else json.dumps(value)}" for key, value in overrides.items())
 
 
-def portable(command: str) -> str:
+def shareable(command: str) -> str:
     """Replaces the data folder in a command line by ``$SAMFED_DATA``, so that it can be shown to others."""
     data = os.environ.get("SAMFED_DATA", "").rstrip("/")
     return command.replace(data, "$SAMFED_DATA") if data else command
@@ -136,22 +136,23 @@ def _problems(
     from samfed_monai.config.ids import Unread
 
     found, lacking = defaultdict[Problem, list[str]](list), defaultdict[str, set[str]](set)
-    own = {row.name: row.overrides for row in rows}
+    overrides_by_row = {row.name: row.overrides for row in rows}
     for row in rows:
-        of_row = {**overrides, "variant": row.variant, **row.overrides}
-        for problem in check_bundle(root, "federate", overrides=of_row):
+        row_overrides = {**overrides, "variant": row.variant, **row.overrides}
+        for problem in check_bundle(root, "federate", overrides=row_overrides):
             found[problem].append(row.name)
     options = {each: each.where.rpartition(" -> ")[2] for each in found if isinstance(each, Unread)}
     for problem, option in options.items():
-        lacking[option] |= {name for name in found[problem] if option not in own[name]}
+        lacking[option] |= {name for name in found[problem] if option not in overrides_by_row[name]}
     partly = {option: names for option, names in lacking.items() if option in overrides and len(names) < len(rows)}
     for problem, option in options.items():
         found[problem] = [name for name in found[problem] if name not in partly.get(option, ())]
-    unread = {name: some for name in own if (some := {option for option, names in partly.items() if name in names})}
-    return _named({problem: names for problem, names in found.items() if names}, len(rows)), unread
+    ignored = {name: {option for option, names in partly.items() if name in names} for name in overrides_by_row}
+    unread = {name: options for name, options in ignored.items() if options}
+    return _with_rows({problem: names for problem, names in found.items() if names}, len(rows)), unread
 
 
-def _named(found: Mapping[Problem, Sequence[str]], rows: int) -> list[Problem]:
+def _with_rows(found: Mapping[Problem, Sequence[str]], rows: int) -> list[Problem]:
     """Returns each problem once, with the names of its rows unless all rows have it."""
     return [
         problem if len(names) == rows else replace(problem, where=f"row {', '.join(names)}: {problem.where}")

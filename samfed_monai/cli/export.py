@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 _DEFAULT_BUNDLE = "samfed_skin"
 _READ = frozenset({"threshold", "network_def", "preprocessing", "image_size", "classes"})
 """Ids of ``inference.json`` that an export reads."""
-_AROUND = ("preprocessing", "inferer", "postprocessing")
+_OTHER_STEPS = ("preprocessing", "inferer", "postprocessing")
 """Ids around the network, which must be those of the packaged bundles, as every exported form assumes."""
-_SETTLED = ("image_size", "threshold", "classes", "amp")  # exceptions, which an exported form sets itself
+_SET_BY_EXPORT = ("image_size", "threshold", "classes", "amp")  # exceptions, which an exported form sets itself
 _SAMPLES = 8  # images: enough to include a mask of each kind of scene; takes seconds on one core
 
 
@@ -70,20 +70,20 @@ def run(arguments: argparse.Namespace) -> None:
     from samfed_monai.inference.model import Kind, filled_network
 
     model, to = model_of(arguments.model, arguments.bundle), arguments.to
-    outside = None if to in FORMATS else brought("exporters").named(to, tuple(FORMATS), "--to")
+    exporter = None if to in FORMATS else brought("exporters").named(to, tuple(FORMATS), "--to")
     stem = model.path.name if model.kind is Kind.RUN else model.path.stem
-    output = Path(arguments.output or f"{stem}{f'.{to}' if outside else FORMATS[to][0]}").expanduser()
+    output = Path(arguments.output or f"{stem}{f'.{to}' if exporter else FORMATS[to][0]}").expanduser()
     if model.kind is Kind.ADAPTER:
         hint = "export the network of a run that this teacher guided"
         raise refused(model.path, found="a teacher's adapter", expected="a run, or a network's weights", hint=hint)
     require(export_problems(to, output, int8=arguments.int8))  # before the network is built
-    asked = overrides_of(arguments.extra)
+    overrides = overrides_of(arguments.extra)
     with any_image_size(arguments.allow_other_size):
-        ids = model.ids("inference", asked, arguments.site)
-        config = model.config("inference", ids, asked=asked, reads=_READ, ready=False)
+        ids = model.ids("inference", overrides, arguments.site)
+        config = model.config("inference", ids, asked=overrides, reads=_READ, ready=False)
         require(around_problems(config.parser().get()))
         network = filled_network(config)
-    images = _given(config, arguments.images) if arguments.images else _synthetic(config, model.bundle)
+    images = _load_images(config, arguments.images) if arguments.images else _render_images(config, model.bundle)
     classes = config.optional("classes")
     rows = export_network(
         network,
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
         threshold=config.value("threshold"),
         classes=classes if several(classes) else (),
         quality=model.quality,
-        exporter=outside,
+        exporter=exporter,
     )
     shape = " x ".join(map(str, images.shape[-2:]))
     head = f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {shape} px"
@@ -111,14 +111,14 @@ def model_of(path: str | None, bundle: str | None) -> TrainedModel:
     """
     from samfed_monai.inference.model import TrainedModel
 
-    named = path in packaged_bundles() and not Path(str(path)).exists()
-    if path is not None and bundle is None and (named or is_bundle(Path(path).expanduser())):
+    is_packaged = path in packaged_bundles() and not Path(str(path)).exists()
+    if path is not None and bundle is None and (is_packaged or is_bundle(Path(path).expanduser())):
         return TrainedModel(path)
     model = TrainedModel(bundle or _DEFAULT_BUNDLE, path)
     own = bundle_of_command(model.run.command) if model.run is not None and bundle is None else None
     if own and own not in packaged_bundles() and not Path(own).expanduser().is_dir():
-        expected, hint = f"{own}, the bundle of {path}", "export from the folder where the run started, or add --bundle"
-        raise refused("--bundle", f"none, and no folder {own} here", expected, hint)
+        found, hint = f"none, and no folder {own} here", "export from the folder where the run started, or add --bundle"
+        raise refused("--bundle", found, f"{own}, the bundle of {path}", hint)
     return TrainedModel(own, path) if own else model
 
 
@@ -128,9 +128,9 @@ def around_problems(content: Mapping[str, Any]) -> Iterator[Problem]:
     Args:
         content: merged configuration, with the command line's ids.
     """
-    packaged = {**shipped("inference.json")[0], **{name: content[name] for name in _SETTLED if name in content}}
+    packaged = {**shipped("inference.json")[0], **{name: content[name] for name in _SET_BY_EXPORT if name in content}}
     hint = f"undo the change, or export with --bundle {_DEFAULT_BUNDLE} and apply this step where the network runs"
-    for section in _AROUND:
+    for section in _OTHER_STEPS:
         ours, theirs = (
             {place: led(each, part) for place, part in walk(each.get(section, {})) if not isinstance(part, dict | list)}
             for each in (content, packaged)
@@ -142,7 +142,7 @@ def around_problems(content: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(where, found, f"{expected}, as in the packaged bundles", hint)
 
 
-def _given(config: WorkflowConfig, words: list[str]) -> Tensor:
+def _load_images(config: WorkflowConfig, words: list[str]) -> Tensor:
     """Returns some of the named images, evenly chosen and preprocessed; at least two (a single one is repeated)."""
     import torch
 
@@ -150,12 +150,12 @@ def _given(config: WorkflowConfig, words: list[str]) -> Tensor:
 
     records, read = image_folder(images_of(words)), config.value("preprocessing")
     chosen = torch.linspace(0, len(records) - 1, min(_SAMPLES, len(records))).round().int().tolist()
-    seen = [torch.as_tensor(read(dict(records[index]))["image"]).as_subclass(torch.Tensor) for index in chosen]
-    images = torch.stack(seen)
+    inputs = [torch.as_tensor(read(dict(records[index]))["image"]).as_subclass(torch.Tensor) for index in chosen]
+    images = torch.stack(inputs)
     return images if len(images) > 1 else images.repeat(2, 1, 1, 1)
 
 
-def _synthetic(config: WorkflowConfig, bundle: Path) -> Tensor:
+def _render_images(config: WorkflowConfig, bundle: Path) -> Tensor:
     """Returns synthetic images, the same on every machine: (B, 3, H, W) float32 in [0, 1]."""
     import numpy as np
     import torch
@@ -163,9 +163,9 @@ def _synthetic(config: WorkflowConfig, bundle: Path) -> Tensor:
     from samfed_monai.data.synthetic import PUBLIC, render_scene
 
     side = int(config.value("image_size"))
-    drawn = [np.random.default_rng(seed) for seed in range(_SAMPLES)]
+    generators = [np.random.default_rng(seed) for seed in range(_SAMPLES)]
     look = PUBLIC["polyp" if "polyp" in bundle.name else "skin"]
-    pictures = [render_scene(each, (side, side), look)[0] for each in drawn]
+    pictures = [render_scene(generator, (side, side), look)[0] for generator in generators]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 

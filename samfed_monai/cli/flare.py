@@ -69,8 +69,8 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
         add("--job", metavar="DIR", required=True, help="folder of the job")
     else:
         add("--output-dir", metavar="RUN", required=True, help="the run's folder, or the folder for the results")
-        ends = "end the run after this time" if local else "stop waiting after this time; the job continues"
-        add("--stop-after", metavar="SECONDS", type=float, help=ends)
+        about_stop = "end the run after this time" if local else "stop waiting after this time; the job continues"
+        add("--stop-after", metavar="SECONDS", type=float, help=about_stop)
     if local:
         add_data(parser)
         add("--cache-dir", metavar="DIR", help="adapters, soft masks and warm starts that runs share")
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
     given = {name: value for name in _NUMBERS if (value := getattr(arguments, name, None)) is not None}
     numbers = [_NUMBERS[name](f"--{name.replace('_', '-')}", value) for name, value in given.items()]
     require(installed("nvflare", "flare", "NVIDIA FLARE", "no nvflare", "nvflare 2.9 or later"), *numbers)
-    {"export": _export, "submit": _submit, "fetch": _fetch}.get(arguments.way, _on_this_machine)(arguments)
+    {"export": _export, "submit": _submit, "fetch": _fetch}.get(arguments.way, _run_locally)(arguments)
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -114,19 +114,19 @@ def _export(arguments: argparse.Namespace) -> None:
     logger.info("job: %s (%d sites; submit it with `samfed flare submit`)", job, len(plan.sites) + len(plan.unseen))
 
 
-def _on_this_machine(arguments: argparse.Namespace) -> None:
+def _run_locally(arguments: argparse.Namespace) -> None:
     from samfed_monai.flare import local
     from samfed_monai.flare.job import export_plan, planned
 
     run = planned(arguments.bundle, overrides_from(arguments))
     if run.datalist is None:
         raise refused("--datalist", found="none", expected="a data list with the images of every site")
-    output, threads, place = run.paths.output_dir, arguments.threads, absolute(arguments.workspace)
+    output, threads, given = run.paths.output_dir, arguments.threads, absolute(arguments.workspace)
     name = _run_name(arguments, run.plan)
     start = partial(local.run_poc, port=arguments.port) if arguments.way == "poc" else local.simulate
-    kept = nullcontext(place) if place else TemporaryDirectory(prefix="samfed-flare-", ignore_cleanup_errors=True)
-    with kept as opened:
-        folder = Path(opened)
+    workspace = nullcontext(given) if given else TemporaryDirectory(prefix="samfed-flare-", ignore_cleanup_errors=True)
+    with workspace as workspace_path:
+        folder = Path(workspace_path)
         folder.mkdir(parents=True, exist_ok=True)
         start(
             export_plan(folder / name, run.plan, run_name=name),
@@ -178,8 +178,8 @@ def _follow(session: Any, job_id: str, arguments: argparse.Namespace) -> None:
 
     kit, output = str(absolute(arguments.kit)), Path(str(absolute(arguments.output_dir)))
     command = shlex.join(["samfed", "flare", "fetch", job_id, "--kit", kit, "--output-dir", str(output)])
-    ended = follow(session, job_id, fetch=f"`{command}` fetches its results", timeout=arguments.stop_after)
-    logger.info("FLARE's status: %s", ended)
+    status = follow(session, job_id, fetch=f"`{command}` fetches its results", timeout=arguments.stop_after)
+    logger.info("FLARE's status: %s", status)
     raise_for_status(fetch_results(session, job_id, output))
     logger.info("results: %s", output / "results.json")
 

@@ -87,19 +87,19 @@ def run(arguments: argparse.Namespace) -> None:
     if predictor.model.kind is Kind.ONNX and arguments.device not in (None, "cpu"):
         expected, hint = f"cpu, the only device for the ONNX file {predictor.model.path.name}", "leave it out"
         raise refused("--device", found=arguments.device, expected=expected, hint=hint)
-    forms = {form: absolute(getattr(arguments, form)) for form in FORMS}
-    also = MaskForms(predictor.model.bundle, predictor.classes, **forms)
+    paths = {form: absolute(getattr(arguments, form)) for form in FORMS}
+    forms = MaskForms(predictor.model.bundle, predictor.classes, **paths)
     names = ("probabilities", "reorient", "skip_unreadable", "every", "only_sure")
     try:
         with any_image_size(arguments.allow_other_size):
-            segment(predictor, sources, output, also, **{name: getattr(arguments, name) for name in names})
+            segment(predictor, sources, output, forms, **{name: getattr(arguments, name) for name in names})
     finally:  # also if a file is refused after all others are written
-        doubtful = sorted((each.expected_dice, name) for name, each in also.assessed.items() if each.doubtful)
-        how = "" if all(each.lower_bound is not None for each in also.assessed.values()) else ", not calibrated"
+        doubtful = sorted((each.expected_dice, name) for name, each in forms.assessed.items() if each.doubtful)
+        note = "" if all(each.lower_bound is not None for each in forms.assessed.values()) else ", not calibrated"
         first = f"; look first at {', '.join(printable(name) for _, name in doubtful[:3])}" if doubtful else ""
-        of = f"{len(doubtful)} of {counted(len(also.assessed), 'mask')}"
-        if also.assessed:
-            sys.stdout.write(f"doubtful: {of} (expected Dice below {predictor.doubtful_below:g}{how}){first}\n")
+        count = f"{len(doubtful)} of {counted(len(forms.assessed), 'mask')}"
+        if forms.assessed:
+            sys.stdout.write(f"doubtful: {count} (expected Dice below {predictor.doubtful_below:g}{note}){first}\n")
 
 
 def dice(word: str) -> float:
@@ -129,14 +129,14 @@ def images_of(words: Sequence[str]) -> str | list[str]:
     for word in words:
         path = Path(word).expanduser()
         pattern = glob.has_magic(word) and not path.exists()
-        fitting = sorted(glob.glob(str(path), recursive=True)) if pattern else [str(path)]
-        if not fitting:
+        matches = sorted(glob.glob(str(path), recursive=True)) if pattern else [str(path)]
+        if not matches:
             problems.add(word, found="no file that matches the pattern", expected="images, or folders of images")
-        fitted = next((n for n, part in enumerate(path.parts) if pattern and glob.has_magic(part)), len(path.parts) - 1)
-        for found in fitting:
+        start = next((n for n, part in enumerate(path.parts) if pattern and glob.has_magic(part)), len(path.parts) - 1)
+        for found in matches:
             place = Path(found)
             place = place.resolve() if place.is_dir() else place.parent.resolve() / place.name
-            (systems if any(map(is_system, Path(found).parts[max(fitted, 0) :])) else paths).append(str(place))
+            (systems if any(map(is_system, Path(found).parts[max(start, 0) :])) else paths).append(str(place))
     if not words:
         hint = "type samfed infer BUNDLE IMAGES …"
         problems.add("IMAGES", found="none", expected="images, patterns or folders", hint=hint)

@@ -113,21 +113,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ExitCode.FAILED)
 
 
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, into: argparse.Namespace) -> None:
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, namespace: argparse.Namespace) -> None:
     try:
-        _, extra = parser.parse_known_args(argv, into)
-        if extra and not getattr(into, "takes_overrides", False):
+        _, extra = parser.parse_known_args(argv, namespace)
+        if extra and not getattr(namespace, "takes_overrides", False):
             parser.error(f"unrecognized arguments: {' '.join(extra)}")
     except SystemExit:  # help or an error was printed, perhaps to a closed pipe
         sys.stdout.flush()
         raise
-    into.extra = extra
+    namespace.extra = extra
 
 
 def _refuse_unnameable(words: Sequence[str]) -> None:
     """Refuses paths of the command line, and a current folder, with names that no list or table can hold."""
-    problems = Problems()
-    problems.extend(name_problems((word for word in words if _SURROGATE.search(word)), "command line"))
+    problems = Problems(name_problems((word for word in words if _SURROGATE.search(word)), "command line"))
     try:
         problems.extend(name_problems([os.getcwd()], "the current folder"))
     except FileNotFoundError:
@@ -141,10 +140,10 @@ def _with_options(error: Refused, options: Collection[str]) -> Refused:
 
     problems = Problems()
     for problem in error.problems:
-        _, typed, name = problem.where.rpartition("command line -> ")
-        unknown = typed and isinstance(problem, UnknownId) and not problem.hint.startswith("did you mean")
-        meant = closest(f"--{name}", options, 0.7) if unknown else None
-        problems.append(replace(problem, hint=f"did you mean {meant}?") if meant else problem)
+        _, from_command_line, name = problem.where.rpartition("command line -> ")
+        unknown = from_command_line and isinstance(problem, UnknownId) and not problem.hint.startswith("did you mean")
+        similar = closest(f"--{name}", options, 0.7) if unknown else None
+        problems.append(replace(problem, hint=f"did you mean {similar}?") if similar else problem)
     return Refused(problems)
 
 
@@ -152,23 +151,23 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @contextmanager
-def _device(asked: str | None) -> Iterator[None]:
+def _device(name: str | None) -> Iterator[None]:
     """Sets the device of ``--device`` inside the block, for child processes too."""
-    if not asked:
+    if not name:
         yield
         return
     from samfed_monai.core.own_process import DEVICE, best_device
 
-    before = os.environ.get(DEVICE)
-    os.environ[DEVICE] = asked
+    previous = os.environ.get(DEVICE)
+    os.environ[DEVICE] = name
     try:
         best_device()  # refuses an unknown device before anything else
         yield
     finally:
-        if before is None:
+        if previous is None:
             del os.environ[DEVICE]
         else:
-            os.environ[DEVICE] = before
+            os.environ[DEVICE] = previous
 
 
 class _StderrHandler(logging.StreamHandler):

@@ -61,10 +61,10 @@ def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
     """
     import jinja2
 
-    words = _words(kind, name)
-    package = words["package"]
-    target = Path(folder or words["distribution"]).expanduser().absolute()
-    _refuse(kind, name, package, target)
+    variables = _template_variables(kind, name)
+    package = variables["package"]
+    target = Path(folder or variables["distribution"]).expanduser().absolute()
+    _check_name(kind, name, package, target)
     files = {
         "pyproject.toml": "new_pyproject.toml.j2",
         "README.md": "new_readme.md.j2",
@@ -77,12 +77,12 @@ def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
     with atomic_folder(target) as temporary:
         for path, template in files.items():
             (temporary / path).parent.mkdir(exist_ok=True)
-            (temporary / path).write_text(templates.get_template(template).render(words), encoding="utf-8")
+            (temporary / path).write_text(templates.get_template(template).render(variables), encoding="utf-8")
         (temporary / package / "__init__.py").write_text(f'"""A {kind} for samfed-monai."""\n', encoding="utf-8")
     return target
 
 
-def _words(kind: str, name: str) -> dict[str, str]:
+def _template_variables(kind: str, name: str) -> dict[str, str]:
     """Returns the variables of the templates."""
     joined = "".join(word.capitalize() for word in name.split("_"))
     return {
@@ -95,7 +95,7 @@ def _words(kind: str, name: str) -> dict[str, str]:
     }
 
 
-def _refuse(kind: str, name: str, package: str, target: Path) -> None:
+def _check_name(kind: str, name: str, package: str, target: Path) -> None:
     """Refuses a name that Python, pip or bundles do not allow, or that is taken."""
     from samfed_monai.config.targets import brought
     from samfed_monai.config.variants import known_variants
@@ -103,16 +103,16 @@ def _refuse(kind: str, name: str, package: str, target: Path) -> None:
 
     problems = Problems()
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > _LONGEST or keyword.iskeyword(name):
-        meant = "_".join(re.findall(r"[a-z0-9]+", re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).casefold()))[:_LONGEST]
-        meant = meant.strip("_").lstrip("0123456789_")
-        fits = bool(meant) and meant != name and not keyword.iskeyword(meant)
+        words = re.findall(r"[a-z0-9]+", re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).casefold())
+        proposal = "_".join(words)[:_LONGEST].strip("_").lstrip("0123456789_")
+        is_valid = bool(proposal) and proposal != name and not keyword.iskeyword(proposal)
         expected = f"at most {_LONGEST} lower-case letters, digits and _, with a letter first, and no Python keyword"
-        hint = f"type samfed new {kind} {meant}" if fits else f"for instance samfed new {kind} my_{kind}"
+        hint = f"type samfed new {kind} {proposal}" if is_valid else f"for instance samfed new {kind} my_{kind}"
         problems.add("NAME", found=repr(name), expected=expected, hint=hint)
     problems.refuse_if_any()
-    there = brought(f"{kind}s")
-    own = known_variants() if kind == "method" else CLIENT_NETWORKS if kind == "network" else ()
-    taken = name in {*own, *there.points, *there.broken}
+    entry_points = brought(f"{kind}s")
+    builtin = known_variants() if kind == "method" else CLIENT_NETWORKS if kind == "network" else ()
+    taken = name in {*builtin, *entry_points.points, *entry_points.broken}
     if taken or importlib.util.find_spec(package) is not None:
         found = f"{name!r}, a {kind} that is installed" if taken else f"{package}, a package that is installed"
         problems.add("NAME", found=found, expected="a new name", hint=f"for instance samfed new {kind} my_{name}")
@@ -155,11 +155,11 @@ def copy_bundle(name: str, folder: str | Path) -> Path:
     target = Path(folder).expanduser().absolute()
     require(absent("DIR", target))
     with atomic_folder(target) as temporary:
-        shutil.copytree(source, temporary, ignore=_left_out, dirs_exist_ok=True)
+        shutil.copytree(source, temporary, ignore=_ignored_files, dirs_exist_ok=True)
         (temporary / "models").mkdir(exist_ok=True)
     return target
 
 
-def _left_out(folder: str, names: list[str]) -> set[str]:
+def _ignored_files(folder: str, names: list[str]) -> set[str]:
     shipped = {"model.pt"} if Path(folder).name == "models" else set()  # others were put there by `samfed weights`
     return _WEIGHTS(folder, names) - shipped | _OTHERS(folder, names)

@@ -31,14 +31,14 @@ def run_source(arguments: argparse.Namespace) -> None:
         given["public"] = None if given["public"] == "none" else normal(given["public"])
     for name, option in (("label_kinds", "--label-kind"), ("folders", "--folder")):
         if name in given:
-            given[name] = _by_name(given[name], option)
+            given[name] = _values_by_name(given[name], option)
     if arguments.source == "source":
         from samfed_monai.config.targets import brought
 
         given["find"] = brought("sources").named(arguments.name_of_source, (), "source")
-    options = prepare.Options(**_matching(prepare.Options, given))
+    options = prepare.Options(**_kwargs(prepare.Options, given))
     make = getattr(prepare, f"prepare_{arguments.source}")
-    _print(make(options=options, **_matching(make, given)), given)
+    _print_summary(make(options=options, **_kwargs(make, given)), given)
 
 
 def run_split(arguments: argparse.Namespace) -> None:
@@ -54,38 +54,38 @@ def run_weak(arguments: argparse.Namespace) -> None:
     from samfed_monai.data.weak_labels import weaken_list
 
     datalist = DataList.load(arguments.datalist)
-    by_site = _by_name(arguments.kind, "--kind")
+    by_site = _values_by_name(arguments.kind, "--kind")
     training = [name for name, site in datalist.sites.items() if site.unlabelled]
     kinds = (dict.fromkeys(training, by_site.pop("")) if "" in by_site else {}) | by_site
     require_free(arguments.output, name=datalist.name)
-    given = _matching(weaken_list, vars(arguments)) | {"datalist": datalist, "kinds": kinds}
-    _freeze(weaken_list(**given), arguments.data_root, arguments)
+    given = _kwargs(weaken_list, vars(arguments)) | {"datalist": datalist, "kinds": kinds}
+    _save(weaken_list(**given), arguments.data_root, arguments)
 
 
 def run_synthetic(arguments: argparse.Namespace) -> None:
     from samfed_monai.data.synthetic import render_synthetic
 
-    _freeze(render_synthetic(arguments.root, **_matching(render_synthetic, vars(arguments))), arguments.root, arguments)
+    _save(render_synthetic(arguments.root, **_kwargs(render_synthetic, vars(arguments))), arguments.root, arguments)
 
 
 def run_synthetic_volumes(arguments: argparse.Namespace) -> None:
     """Writes NIfTI files of two sites and a public set, and prints the command that makes a list of them."""
     from samfed_monai.data.synthetic import CLASSES, render_volumes
 
-    sites = render_volumes(arguments.root, **_matching(render_volumes, vars(arguments)))
+    sites = render_volumes(arguments.root, **_kwargs(render_volumes, vars(arguments)))
     words = ["samfed", "prepare", "nifti", str(arguments.root), "--slices", f"{arguments.root}_slices"]
     words += ["--public", "public", "--classes", ",".join(CLASSES), "--validation", str(MORE), "--test", str(MORE)]
     sys.stdout.write(f"volumes of {', '.join(sites)} in {arguments.root}\n")
     sys.stdout.write(f"next    {shlex.join(words)} --output list.json\n")
 
 
-def _matching(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _kwargs(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arguments that a function has parameters for, without ``None``."""
     names = signature(function).parameters
     return {name: value for name, value in given.items() if name in names and value is not None}
 
 
-def _by_name(words: Sequence[str], option: str) -> dict[str, str]:
+def _values_by_name(words: Sequence[str], option: str) -> dict[str, str]:
     """Parses words ``[NAME=]VALUE`` to values by name; ``""`` is every site that is not named."""
     from samfed_monai.core.errors import Problems
 
@@ -102,7 +102,7 @@ def _by_name(words: Sequence[str], option: str) -> dict[str, str]:
     return given
 
 
-def _freeze(datalist: DataList, root: Path, arguments: argparse.Namespace) -> None:
+def _save(datalist: DataList, root: Path, arguments: argparse.Namespace) -> None:
     """Writes a list that does not come from ``data/prepare.py``, with its report, and prints a summary."""
     from samfed_monai.data.datalist import freeze
     from samfed_monai.data.prepare import Prepared
@@ -110,10 +110,10 @@ def _freeze(datalist: DataList, root: Path, arguments: argparse.Namespace) -> No
 
     freeze({arguments.output: datalist})
     page = report_on(datalist, root, arguments.output.with_suffix(".report.html")) if arguments.report else None
-    _print(Prepared(datalist, arguments.output, page), vars(arguments))
+    _print_summary(Prepared(datalist, arguments.output, page), vars(arguments))
 
 
-def _print(prepared: Prepared, given: Mapping[str, Any]) -> None:
+def _print_summary(prepared: Prepared, given: Mapping[str, Any]) -> None:
     """Prints a summary of the list."""
     datalist = prepared.datalist
     public, sites = counted(len(datalist.public), "public image"), counted(len(datalist.sites), "site")
@@ -127,12 +127,12 @@ def _print(prepared: Prepared, given: Mapping[str, Any]) -> None:
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
     root = given.get("slices") or given.get("data_root") or given["root"]
-    there = shlex.join(["--datalist", str(prepared.path), "--data-root", str(root)])
+    paths = shlex.join(["--datalist", str(prepared.path), "--data-root", str(root)])
     if given.get("test_only"):
-        lines += [f"next    samfed evaluate BUNDLE --model MODEL {there} --output-dir SCORES"]
+        lines += [f"next    samfed evaluate BUNDLE --model MODEL {paths} --output-dir SCORES"]
     elif prepared.report:
         classes = f" --classes {shlex.quote(json.dumps(datalist.classes))}" if datalist.classes else ""
-        lines += [f"next    look at the report, then samfed federate BUNDLE {there}{classes} --output-dir RUN"]
+        lines += [f"next    look at the report, then samfed federate BUNDLE {paths}{classes} --output-dir RUN"]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
@@ -144,17 +144,17 @@ def number_or_folder(text: str) -> int | str:
     return text if text == "folder" else int(text)
 
 
-def _option(about: str, metavar: str | tuple[str, str] | None = None, **how: Any) -> dict[str, Any]:
-    return {"help": about, **({} if metavar is None else {"metavar": metavar}), **how}
+def _option(about: str, metavar: str | tuple[str, str] | None = None, **kwargs: Any) -> dict[str, Any]:
+    return {"help": about, **({} if metavar is None else {"metavar": metavar}), **kwargs}
 
 
-def _list(about: str, metavar: str, **how: Any) -> dict[str, Any]:
+def _list(about: str, metavar: str, **kwargs: Any) -> dict[str, Any]:
     """Returns an option that may be repeated; with ``type=_names`` each value is a comma-separated list."""
-    return _option(about, metavar, action="extend" if how.get("type") is _names else "append", default=[], **how)
+    return _option(about, metavar, action="extend" if kwargs.get("type") is _names else "append", default=[], **kwargs)
 
 
-def _switch(about: str, **how: Any) -> dict[str, Any]:
-    return _option(about, **{"action": "store_true", **how})
+def _switch(about: str, **kwargs: Any) -> dict[str, Any]:
+    return _option(about, **{"action": "store_true", **kwargs})
 
 
 OPTIONS = {
@@ -309,9 +309,9 @@ def add_prepare_parser(subparsers: Any) -> None:
 
 def _add(parser: Any, name: str, defaults: Mapping[str, Any]) -> None:
     """Adds an option of the table, with its default in the help."""
-    how = dict(OPTIONS[name])
+    settings = dict(OPTIONS[name])
     flag = name.partition(":")[0]
-    default = how.get("default", defaults.get(flag.strip("-").replace("-", "_")))
+    default = settings.get("default", defaults.get(flag.strip("-").replace("-", "_")))
     if default not in (None, []):
-        how |= {"default": default, "help": f"{how['help']} (default: {default})"}
-    parser.add_argument(flag, **how)
+        settings |= {"default": default, "help": f"{settings['help']} (default: {default})"}
+    parser.add_argument(flag, **settings)

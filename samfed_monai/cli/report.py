@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import Problems, refused
+from samfed_monai.core.errors import Problem, refused
+from samfed_monai.core.validators import require
 
 if TYPE_CHECKING:
     from samfed_monai.reports.html import Report
@@ -36,16 +37,16 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Writes the report or the comparison, and prints its path."""
-    _refuse_what_does_not_fit(args)
+    _refuse_unused_options(args)
     if len(args.runs) == 1:
         from samfed_monai.reports.html import Report
 
-        given = {"datalist": args.datalist, "data_root": args.data_root, "overlays": not args.no_overlays}
-        run = Report(args.runs[0], **given, unfinished=args.watch)
+        options = {"datalist": args.datalist, "data_root": args.data_root, "overlays": not args.no_overlays}
+        writer = Report(args.runs[0], **options, unfinished=args.watch)
         if args.watch:
-            watch(run)
+            watch(writer)
         else:
-            sys.stdout.write(f"{run.write()}\n")
+            sys.stdout.write(f"{writer.write()}\n")
         return
     from samfed_monai.reports.compare import comparison_table
     from samfed_monai.reports.compare_forms import TITLE, to_text, write_comparison
@@ -82,13 +83,11 @@ def watch(report: Report, seconds: float = 2.0) -> None:
         sys.stdout.write(f"finished: {report.write()}\n")
 
 
-def _refuse_what_does_not_fit(args: argparse.Namespace) -> None:
-    problems, one = Problems(), len(args.runs) == 1
+def _refuse_unused_options(args: argparse.Namespace) -> None:
+    one = len(args.runs) == 1
     with_report = "it with the report of one run, which is in the run's folder" if one else "it with a comparison"
     names = ("output_dir", "title") if one else ("datalist", "data_root", "no_overlays", "watch")
     of_overlays = dict.fromkeys(("datalist", "data_root") if args.no_overlays else (), "it with --no-overlays")
-    for name, found in (of_overlays | dict.fromkeys(names, with_report)).items():
-        if getattr(args, name):
-            option = f"--{name.replace('_', '-')}"
-            problems.add(option, found=found, expected="an option of this report", hint="leave it out")
-    problems.refuse_if_any()
+    unused = of_overlays | dict.fromkeys(names, with_report)
+    options = {f"--{name.replace('_', '-')}": found for name, found in unused.items() if getattr(args, name)}
+    require(Problem(option, found, "an option of this report", "leave it out") for option, found in options.items())

@@ -47,24 +47,24 @@ def run(arguments: argparse.Namespace) -> None:
 
     root = find_bundle(arguments.bundle)
     config = configuration(root, arguments.workflow, arguments.variant, overrides_of(arguments.extra))
-    every, sources = list(shown(config)), _sources(config)
-    chosen = [each for each in every if arguments.all or each.brief]
+    entries, sources = list(shown(config)), _sources(config)
+    chosen = [entry for entry in entries if arguments.all or entry.brief]
     if arguments.id is not None:
-        wanted = split_id(arguments.id)
-        chosen = [each for each in every if each.parts[: len(wanted)] == wanted]
+        parts = split_id(arguments.id)
+        chosen = [entry for entry in entries if entry.parts[: len(parts)] == parts]
         if not chosen:
-            hint = lost(config.content, wanted, None) or "no file sets it; the component's default applies"
+            hint = lost(config.content, parts, None) or "no file sets it; the component's default applies"
             raise refused("--id", found=repr(arguments.id), expected="an id of this workflow", hint=hint)
     if arguments.json:
-        content = {"#".join(each.parts): each.to_json() for each in chosen}
+        content = {"#".join(entry.parts): entry.to_json() for entry in chosen}
         sys.stdout.write(json.dumps(content, indent=4, ensure_ascii=False) + "\n")
         return
     sys.stdout.write(f"{root.name}, {arguments.workflow}: {', '.join(sources)}\n\n")
-    sys.stdout.write(aligned([("id", "value", "from", "replaced"), *(each.columns() for each in chosen)]))
-    if not all(each.read for each in chosen):
+    sys.stdout.write(aligned([("id", "value", "from", "replaced"), *(entry.columns() for entry in chosen)]))
+    if not all(entry.read for entry in chosen):
         sys.stdout.write("\n* this workflow does not read this id\n")
-    if arguments.id is None and len(chosen) < len(every):
-        sys.stdout.write(f"\n{len(every) - len(chosen)} more ids with --all\n")
+    if arguments.id is None and len(chosen) < len(entries):
+        sys.stdout.write(f"\n{len(entries) - len(chosen)} more ids with --all\n")
 
 
 class Shown(NamedTuple):
@@ -134,9 +134,7 @@ def configuration(bundle_root: Path, workflow: str, variant: str | None, overrid
 
 def _sources(config: BundleConfig) -> list[str]:
     """Returns the names of the layers, lowest first."""
-    files = [
-        f"variant {path.stem}" if 0 < index < config.base else path.name for index, path in enumerate(config.files)
-    ]
+    files = [f"variant {path.stem}" if 0 < n < config.base else path.name for n, path in enumerate(config.files)]
     return [*files, config.layers[-1][0]]
 
 
@@ -157,8 +155,8 @@ def shown(config: BundleConfig) -> Iterator[Shown]:
         read = is_read(runs, parts[:1] if config.federates and parts[0] in GROUPS else parts)
         option = "#".join(parts) in options and (read or not config.federates)
         on_top = (parts[0] in GROUPS and len(parts) > 1) or values[0][0] not in config.own
-        _, there = follow(config.content, parts, value)
-        leads_to = [there] if there is not value and there is not MISSING and is_plain(there) else []
+        _, target = follow(config.content, parts, value)
+        leads_to = [target] if target is not value and target is not MISSING and is_plain(target) else []
         yield Shown(parts, [(sources[layer], old) for layer, old in values], leads_to, option or on_top, read)
 
 

@@ -43,8 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
         text = find_variant(None, arguments.bundle).read_text(encoding="utf-8")
         sys.stdout.write(_described(declared(None, arguments.bundle), len(arguments.bundle) + 2) + "\n" + text)
         return
-    place = Path(arguments.bundle or ".")
-    if arguments.bundle and not place.exists() and len(place.parts) == 1 and arguments.bundle not in packaged_bundles():
+    given = Path(arguments.bundle or ".")
+    if arguments.bundle and not given.exists() and len(given.parts) == 1 and arguments.bundle not in packaged_bundles():
         expected = f"a bundle's folder, one of {sorted(packaged_bundles())}, or a variant"
         hint = did_you_mean(arguments.bundle, [FEDAVG, *known_variants()]) or "`samfed variants` lists the variants"
         raise refused("BUNDLE | VARIANT", repr(arguments.bundle), expected, hint)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.cli.compare import _problems, portable, words_of
+from samfed_monai.cli.compare import _problems, shareable, to_words
 from samfed_monai.cli.main import main
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
@@ -107,15 +107,15 @@ BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
 def test_overrides_round_trip_through_arguments():
     values = [0.5, "text", "1", None, [1, "x"], -1, {"_target_": "x"}, True, "{1}"]
     overrides = {f"a#{number}": value for number, value in enumerate(values)}
-    assert overrides_of(words_of(overrides)) == overrides
-    assert words_of({"a#b": 0.5, "d": "1"}) == ("--a#b=0.5", '--d="1"')
+    assert overrides_of(to_words(overrides)) == overrides
+    assert to_words({"a#b": 0.5, "d": "1"}) == ("--a#b=0.5", '--d="1"')
 
 
 def test_data_folder_is_shown_as_environment_variable(monkeypatch):
     monkeypatch.setenv("SAMFED_DATA", "/some/where/")
-    assert portable("samfed compare --data-root /some/where/data") == "samfed compare --data-root $SAMFED_DATA/data"
+    assert shareable("samfed compare --data-root /some/where/data") == "samfed compare --data-root $SAMFED_DATA/data"
     monkeypatch.delenv("SAMFED_DATA")
-    assert portable("samfed compare") == "samfed compare"
+    assert shareable("samfed compare") == "samfed compare"
 
 
 @pytest.fixture
