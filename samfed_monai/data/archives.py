@@ -25,11 +25,11 @@ GIB = 1 << 30
 MAX_BYTES = 64 * GIB  # the largest official archive (ISIC 2018 task 1 and 2) unpacks to about 12 GiB
 MAX_RATIO = 200  # unpacked to packed size; images hardly shrink, zeros shrink to a thousandth (ours)
 ENCRYPTED, UTF_8 = 0x1, 0x800  # flag bits of a member
-OTHERWISE = "if you trust it, unpack it with another program"
+UNPACK_HINT = "if you trust it, unpack it with another program"
 ARCHIVES = frozenset({".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz"})
 
 
-def unpack_all(root: Path, *, apart: bool = False) -> list[Path]:
+def unpack_all(root: Path, *, folder_each: bool = False) -> list[Path]:
     """Unpacks the zip files of a folder into it, after checking every member of each.
 
     Backslashes in member names are read as slashes, as older Windows programs write them. An existing file with other
@@ -38,7 +38,7 @@ def unpack_all(root: Path, *, apart: bool = False) -> list[Path]:
 
     Args:
         root: the folder.
-        apart: whether to unpack each archive into a folder named after it.
+        folder_each: whether to unpack each archive into a folder named after it.
 
     Returns:
         The zip files.
@@ -55,29 +55,29 @@ def unpack_all(root: Path, *, apart: bool = False) -> list[Path]:
     problems = Problems()
     for path in zips:
         with problems.collected():
-            _members(path)
+            _checked_members(path)
     problems.refuse_if_any()
     for path in zips:
-        _unpack(path, root / path.stem if apart else root)
+        _unpack(path, root / path.stem if folder_each else root)
     return zips
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    members = _members(archive)  # checked again: the disk may have less free space now
+    members = _checked_members(archive)  # checked again: the disk may have less free space now
     kept = [member.filename for member in members if _differs(folder / member.filename, member)]
-    with taken_back_on_error() as written, _readable(archive) as opened:  # a partial copy would look complete
+    with taken_back_on_error() as written, _open_zip(archive) as opened:  # a partial copy would look complete
         make_folder(folder)
         for member in (member for member in members if not (folder / member.filename).is_file()):
             written |= {} if member.is_dir() else {folder / member.filename: None}
             opened.extract(member, folder)
             (folder / member.filename).chmod(0o700 if member.is_dir() else PRIVATE)
     if kept:
-        who = counted(len(kept), "file differs from the archive's and was", "files differ from the archive's and were")
-        logger.warning("%s: %s kept, such as %s: delete it to unpack it again", archive.name, who, folder / kept[0])
+        text = counted(len(kept), "file differs from the archive's and was", "files differ from the archive's and were")
+        logger.warning("%s: %s kept, such as %s: delete it to unpack it again", archive.name, text, folder / kept[0])
     names = [PurePosixPath(member.filename).name for member in members if not member.is_dir()]
     if inside := [name for name in names if PurePosixPath(name).suffix.lower() in ARCHIVES]:
-        who = counted(len(inside), "archive")
-        logger.warning("%s: %s in it left packed, such as %s: unpack it there", archive.name, who, inside[0])
+        text = counted(len(inside), "archive")
+        logger.warning("%s: %s in it left packed, such as %s: unpack it there", archive.name, text, inside[0])
 
 
 def _differs(path: Path, member: zipfile.ZipInfo) -> bool:
@@ -85,7 +85,7 @@ def _differs(path: Path, member: zipfile.ZipInfo) -> bool:
 
 
 @contextmanager
-def _readable(archive: Path) -> Iterator[zipfile.ZipFile]:
+def _open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(archive) as opened:
             yield opened
@@ -96,44 +96,44 @@ def _readable(archive: Path) -> Iterator[zipfile.ZipFile]:
         raise refused(str(archive), str(error) or "a member that ends too early", "a zip archive", hint) from None
 
 
-def _members(archive: Path) -> list[zipfile.ZipInfo]:
+def _checked_members(archive: Path) -> list[zipfile.ZipInfo]:
     """Returns an archive's members with their names on disk, after checking that all are safe to write."""
-    problems, places = Problems(), dict[str, zipfile.ZipInfo]()
-    with _readable(archive) as opened:
+    problems, by_path = Problems(), dict[str, zipfile.ZipInfo]()
+    with _open_zip(archive) as opened:
         members = opened.infolist()
     for member in members:
-        mode, member.filename = stat.S_IFMT(member.external_attr >> 16), _name(member)
-        place = str(PurePosixPath(member.filename))  # "./a" and "b//c" are written where "a" and "b/c" are
+        mode, member.filename = stat.S_IFMT(member.external_attr >> 16), _member_name(member)
+        path = str(PurePosixPath(member.filename))  # "./a" and "b//c" are written where "a" and "b/c" are
         reason = unsafe(member.filename)
         if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
             reason = f"a link or a device, {member.filename!r}"
         elif member.flag_bits & ENCRYPTED:
             reason = "an encrypted member"
-        elif reason is None and not member.is_dir() and places.setdefault(place, member) is not member:
-            reason = f"the path of {places[place].orig_filename!r}"
+        elif reason is None and not member.is_dir() and by_path.setdefault(path, member) is not member:
+            reason = f"the path of {by_path[path].orig_filename!r}"
         if reason is not None:
-            expected, hint = "plain members inside the archive's own folder, each with a path of its own", OTHERWISE
+            expected, hint = "plain members inside the archive's own folder, each with a path of its own", UNPACK_HINT
             problems.add(f"{archive.name} -> {member.orig_filename}", found=reason, expected=expected, hint=hint)
     for member in members:
         inside = PurePosixPath(member.filename, "x") if member.is_dir() else PurePosixPath(member.filename)
-        if above := next((str(each) for each in inside.parents if str(each) in places), None):
-            where, found = f"{archive.name} -> {member.orig_filename}", f"the file {above!r} above it"
-            problems.add(where, found=found, expected="a folder above it", hint=OTHERWISE)
+        if parent := next((str(each) for each in inside.parents if str(each) in by_path), None):
+            where, found = f"{archive.name} -> {member.orig_filename}", f"the file {parent!r} above it"
+            problems.add(where, found=found, expected="a folder above it", hint=UNPACK_HINT)
     size, packed = sum(member.file_size for member in members), archive.stat().st_size
     free = shutil.disk_usage(archive.parent).free
-    for most, allowed in (
+    for limit, allowed in (
         (MAX_BYTES, f"{MAX_BYTES // GIB} GiB"),
         (free, f"the free {free / GIB:.1f} GiB"),
         (max(GIB, MAX_RATIO * packed), f"{MAX_RATIO} times its size"),
     ):
-        if size > most:
+        if size > limit:
             found, hint = f"{size / GIB:.1f} GiB unpacked", "free disk space, or unpack it yourself if you trust it"
             problems.add(archive.name, found=found, expected=f"at most {allowed}", hint=hint)
     problems.refuse_if_any()
     return members
 
 
-def _name(member: zipfile.ZipInfo) -> str:
+def _member_name(member: zipfile.ZipInfo) -> str:
     """Returns a member's name with slashes; without zip's UTF-8 flag, UTF-8 is tried first."""
     name = member.filename
     if not member.flag_bits & UTF_8:

@@ -102,53 +102,53 @@ def survey(
         threshold: as in :func:`~.reading.read_mask`.
         classes: names of the classes of labels with several classes; empty for binary masks.
     """
-    different = {(one.image, one.label): one for one in listed}.values()
+    unique = {(item.image, item.label): item for item in listed}.values()
     with ThreadPoolExecutor(min(16, usable_cores() + 2)) as pool:
-        found = pool.map(partial(look, data_root=data_root, threshold=threshold, classes=classes), different)
-        return list(progress_bar(found, total=len(different), desc="reading images", unit="image"))
+        found = pool.map(partial(inspect, data_root=data_root, threshold=threshold, classes=classes), unique)
+        return list(progress_bar(found, total=len(unique), desc="reading images", unit="image"))
 
 
-def look(one: Any, data_root: str | Path, threshold: int | None = None, classes: Sequence[str] = ()) -> Facts:
+def inspect(item: Any, data_root: str | Path, threshold: int | None = None, classes: Sequence[str] = ()) -> Facts:
     """Returns the facts of one image and its mask or weak label; weak labels have no ``foreground`` and ``misfit``.
 
     Args:
-        one: an image that a source found, or an item of a list.
+        item: an image that a source found, or an item of a list.
         data_root, threshold, classes: see :func:`survey`.
     """
     problems = Problems()
-    facts: dict[str, Any] = {"image": one.image, "label": one.label}
+    facts: dict[str, Any] = {"image": item.image, "label": item.label}
     picture = mask = None
-    weak = one.label_kind not in (None, LabelKind.MASK.value)
+    weak = item.label_kind not in (None, LabelKind.MASK.value)
     try:
-        content = _content(data_root, one.image, "a readable file", RESTORE)
+        content = _read_content(data_root, item.image, "a readable file", RESTORE)
         facts["sha256"] = sha256_bytes(content)
-        picture, stored = decode_image(content, one.image)
+        picture, stored = decode_image(content, item.image)
         facts |= {"height": picture.shape[0], "width": picture.shape[1], "brightest": int(picture.max())}
         facts |= {"mode": stored.mode, "turned": is_turned(stored), "mask_like": mask_like(picture)}
     except Refused as refusal:
         facts["unreadable"] = isinstance(refusal, Unreadable)
         problems.extend(refusal.problems)
-    if one.label is not None:
-        lost = any(problem.found == NO_FILE for problem in problems)  # with both files missing, a folder is missing
-        hint = RESTORE if lost else "add the mask, or list the image without a label"
+    if item.label is not None:
+        missing = any(problem.found == NO_FILE for problem in problems)  # with both files missing, a folder is missing
+        hint = RESTORE if missing else "add the mask, or list the image without a label"
         try:
-            content = _content(data_root, one.label, f"the mask of {one.image}", hint)
+            content = _read_content(data_root, item.label, f"the mask of {item.image}", hint)
             facts["label_sha256"] = sha256_bytes(content)
             if weak:
-                mask = decode_weak_label(content, one.label, len(classes) or 1)
+                mask = decode_weak_label(content, item.label, len(classes) or 1)
                 facts["mask_values"] = tuple(np.unique(mask).tolist())
             else:
                 if classes:
-                    of_classes = decode_classes(content, one.label, classes)
-                    mask, values = (of_classes > 0).astype(np.uint8), np.unique(of_classes).tolist()
+                    label = decode_classes(content, item.label, classes)
+                    mask, values = (label > 0).astype(np.uint8), np.unique(label).tolist()
                 else:
-                    mask, values = decode_mask(content, one.label, threshold)
+                    mask, values = decode_mask(content, item.label, threshold)
                 facts |= {"mask_values": tuple(values), "foreground": float(mask.mean()), "border": _border(mask)}
         except Refused as refusal:
             facts["unreadable"] = facts.get("unreadable", False) or isinstance(refusal, Unreadable)
             problems.extend(refusal.problems)
     if picture is not None and mask is not None:
-        wrong = _size_problem(picture, mask, one.image, str(one.label), facts["turned"])
+        wrong = _size_problem(picture, mask, item.image, str(item.label), facts["turned"])
         problems.extend(wrong)
         facts["misfit"] = 0.0 if wrong or weak else misfit(picture, mask)
     return Facts(**facts, problems=tuple(problems))
@@ -158,7 +158,7 @@ NO_FILE = "no such file"
 RESTORE = "restore it, or check the data root"
 
 
-def _content(data_root: str | Path, name: str, expected: str, hint: str) -> bytes:
+def _read_content(data_root: str | Path, name: str, expected: str, hint: str) -> bytes:
     path = confine(data_root, name, where=name)
     if not path.exists():
         raise refused(path, NO_FILE, expected, hint)
@@ -166,8 +166,8 @@ def _content(data_root: str | Path, name: str, expected: str, hint: str) -> byte
 
 
 def _border(mask: Picture) -> float:
-    rim = (mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1])
-    return float(sum(int(side.sum()) for side in rim) / sum(side.size for side in rim))
+    edges = (mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1])
+    return float(sum(int(side.sum()) for side in edges) / sum(side.size for side in edges))
 
 
 def _size_problem(picture: Picture, mask: Picture, image: str, label: str, turned: bool) -> list[Problem]:
@@ -194,17 +194,17 @@ def leaks(datalist: DataList) -> list[Problem]:
     All sites' training images shape the global model, so a test image may not be in any other split.
     """
     problems = Problems()
-    first: dict[str, tuple[str, Split, str]] = {}
+    first_uses: dict[str, tuple[str, Split, str]] = {}
 
-    def place(site: str, split: Split, _: str) -> str:
+    def describe(site: str, split: Split, _: str) -> str:
         return f"{site}'s {split.value} images" if site else "the public images"
 
     for site, split, item in datalist.items():
-        here = (site, split, item.image)
-        there = first.setdefault(item.sha256, here)
-        if (there[0], there[1]) != (site, split) and (split in MEASURING or there[1] in MEASURING):
-            found = f"the same bytes in {place(*here)} and, as {there[2]}, in {place(*there)}"
-            expected = f"images of {split.value if split in MEASURING else there[1].value} in no other split"
+        current = (site, split, item.image)
+        first_use = first_uses.setdefault(item.sha256, current)
+        if (first_use[0], first_use[1]) != (site, split) and (split in MEASURING or first_use[1] in MEASURING):
+            found = f"the same bytes in {describe(*current)} and, as {first_use[2]}, in {describe(*first_use)}"
+            expected = f"images of {split.value if split in MEASURING else first_use[1].value} in no other split"
             hint = "remove it from one split, or the scores are too high"
             problems.add(item.image, found=found, expected=expected, hint=hint)
     return list(problems)
@@ -219,19 +219,17 @@ def warnings(datalist: DataList) -> list[str]:
         if group := normal(item.group or ""):
             groups.setdefault(group, set()).add((site, split))
     sentences = []
-    for one, other in combinations(sorted(places), 2):
-        if count := len(places[one].keys() & places[other].keys()):
-            sentences.append(f"{counted(count, 'image is', 'images are')} in both {one} and {other}")
+    for first, second in combinations(sorted(places), 2):
+        if count := len(places[first].keys() & places[second].keys()):
+            sentences.append(f"{counted(count, 'image is', 'images are')} in both {first} and {second}")
     for place, images in places.items():
         if twice := images.total() - len(images):
-            who = counted(twice, f"image of {place} has", f"images of {place} have")
-            sentences.append(f"{who} the same bytes as another image there")
+            subject = counted(twice, f"image of {place} has", f"images of {place} have")
+            sentences.append(f"{subject} the same bytes as another image there")
     leaky = sum(1 for where in groups.values() if len(where) > 1 and any(split in MEASURING for _, split in where))
     if leaky:
-        sentences.append(
-            f"{leaky} of {len(groups)} groups have images in a validation or test split and elsewhere: "
-            "frames of one sequence look alike, so scores on this list are optimistic"
-        )
+        divided = f"{leaky} of {len(groups)} groups have images in a validation or test split and elsewhere"
+        sentences.append(f"{divided}: frames of one sequence look alike, so scores on this list are optimistic")
     return sentences
 
 
@@ -263,27 +261,27 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, seen:
         pairs = (item.image, fact.sha256, item.sha256), (item.label, fact.label_sha256, item.label_sha256)
         for name, found, expected in pairs:
             if name and found:
-                problems.extend(changed(name, found, expected))
-    problems.extend(unlike_foreground(facts.values(), datalist.mask_threshold))
+                problems.extend(hash_problems(name, found, expected))
+    problems.extend(foreground_problem(facts.values(), datalist.mask_threshold))
     problems.extend(leaks(datalist))
     problems.extend(repeated_stems((site, item.image) for site, _, item in datalist.items()))
     return list(problems)
 
 
-def changed(name: str, found: str, expected: str | None) -> list[Problem]:
+def hash_problems(name: str, found: str, expected: str | None) -> list[Problem]:
     """Returns the problem of a file whose SHA-256 differs from the list's (fault 29)."""
     hint = "restore the file, or make the list again"
     return [] if found == expected else [Problem(name, f"SHA-256 {found[:12]}…", f"{str(expected)[:12]}…", hint)]
 
 
-def unlike_foreground(facts: Iterable[Facts], threshold: int | None) -> list[Problem]:
+def foreground_problem(facts: Iterable[Facts], threshold: int | None) -> list[Problem]:
     """Returns a problem if 1 is foreground in masks of 0 and 1, but below the threshold in other masks."""
     masks = [fact for fact in facts if fact.mask_values]
-    cut = [fact for fact in masks if 1 in fact.mask_values and 1 < fact.mask_values[-1] < HALF]
+    dark = [fact for fact in masks if 1 in fact.mask_values and 1 < fact.mask_values[-1] < HALF]
     binary = [fact for fact in masks if fact.mask_values[-1] == 1]
-    if not (threshold and threshold > 1 and cut and binary):
+    if not (threshold and threshold > 1 and dark and binary):
         return []
-    found = f"only 0 and 1, so 1 is foreground, but in {cut[0].label} 1 is below --mask-threshold {threshold}"
+    found = f"only 0 and 1, so 1 is foreground, but in {dark[0].label} 1 is below --mask-threshold {threshold}"
     hint = f"save the foreground of all masks as 255 (masks of 0 and 1: {len(binary)})"
     return [Problem(str(binary[0].label), found, "the same meaning of 1 in all masks", hint)]
 
@@ -303,10 +301,10 @@ def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:
     problems = Problems()
     first: dict[tuple[str, str], str] = {}
     for site, image in images:
-        there = first.setdefault((site, normal(str(PurePosixPath(image).with_suffix("")))), image)
-        if there != image:
+        first_image = first.setdefault((site, normal(str(PurePosixPath(image).with_suffix("")))), image)
+        if first_image != image:
             hint = "if both are the same image, move one away; if not, rename one and its mask"
-            problems.add(image, found=f"the same stem as {there}", expected="one file per stem", hint=hint)
+            problems.add(image, found=f"the same stem as {first_image}", expected="one file per stem", hint=hint)
     return list(problems)
 
 
@@ -316,13 +314,13 @@ def ids_of(images: Sequence[str]) -> dict[str, str]:
     Args:
         images: paths relative to the data root.
     """
-    same: dict[str, list[str]] = {}
+    by_stem: dict[str, list[str]] = {}
     for image in images:
-        same.setdefault(stem(image), []).append(image)
+        by_stem.setdefault(stem(image), []).append(image)
     ids: dict[str, str] = {}
-    for ones in same.values():
-        common = os.path.commonpath([PurePosixPath(image).parent for image in ones])
-        ids |= {image: PurePosixPath(image).relative_to(common).with_suffix("").as_posix() for image in ones}
+    for same_stem in by_stem.values():
+        common = os.path.commonpath([PurePosixPath(image).parent for image in same_stem])
+        ids |= {image: PurePosixPath(image).relative_to(common).with_suffix("").as_posix() for image in same_stem}
     return ids
 
 

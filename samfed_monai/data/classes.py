@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the command line needs only the names of classes
 
     from samfed_monai.data.reading import Picture
 
-MOST = 14
+MAX_CLASSES = 14
 """Largest number of classes whose scores fit into one message (:mod:`samfed_monai.protocol.message`)."""
 
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
@@ -47,12 +47,11 @@ def class_problems(classes: Any, where: str) -> list[Problem]:
         classes: the value of an option or of a key in a file.
         where: its place, for the messages.
     """
-    problems, hint = Problems(), 'for instance ["kidney", "spleen"]'
-    if not isinstance(classes, (list, tuple)) or not 0 < len(classes) <= MOST or not all(map(_is_name, classes)):
-        problems.add(where, found=repr(classes), expected=f"a list of 1 to {MOST} names", hint=hint)
-    elif twice := sorted({name for name in classes if list(classes).count(name) > 1}):
-        problems.add(where, found=f"{', '.join(twice)} more than once", expected="every name once")
-    return list(problems)
+    if not isinstance(classes, (list, tuple)) or not 0 < len(classes) <= MAX_CLASSES or not all(map(_is_name, classes)):
+        expected, hint = f"a list of 1 to {MAX_CLASSES} names", 'for instance ["kidney", "spleen"]'
+        return [Problem(where, repr(classes), expected, hint)]
+    repeated = sorted({name for name in classes if list(classes).count(name) > 1})
+    return [Problem(where, f"{', '.join(repeated)} more than once", "every name once")] if repeated else []
 
 
 def _is_name(name: Any) -> bool:
@@ -67,8 +66,7 @@ def list_class_problems(classes: Any, threshold: Any, where: str) -> list[Proble
         threshold: the mask threshold of the list.
         where: the place of the classes, for the messages.
     """
-    problems = Problems()
-    problems.extend(class_problems(classes, where))
+    problems = Problems(class_problems(classes, where))
     if isinstance(classes, (list, tuple)) and len(classes) == 1:
         found, hint = f"one name, {classes[0]!r}", "leave it out: labels of one class are binary masks"
         problems.add(where, found=found, expected="the names of two classes or more", hint=hint)
@@ -78,21 +76,21 @@ def list_class_problems(classes: Any, threshold: Any, where: str) -> list[Proble
     return list(problems)
 
 
-def other_classes(of_list: Sequence[str], of_run: Sequence[str] | None, where: str) -> list[Problem]:
+def other_classes(list_classes: Sequence[str], run_classes: Sequence[str] | None, where: str) -> list[Problem]:
     """Returns a problem if the classes of a data list differ from those of a run.
 
     Args:
-        of_list: classes of the list; empty for binary masks, whose single class is named by the run.
-        of_run: ``train.json -> classes``.
+        list_classes: classes of the list; empty for binary masks, whose single class is named by the run.
+        run_classes: ``train.json -> classes``.
         where: the list, for the message.
     """
-    wanted = list(of_run or [])
-    if list(of_list) == wanted or not (several(of_list) or several(wanted)):
+    wanted = list(run_classes or [])
+    if list(list_classes) == wanted or not (several(list_classes) or several(wanted)):
         return []
-    found = f"the classes {list(of_list)}" if of_list else "binary masks, of one class"
+    found = f"the classes {list(list_classes)}" if list_classes else "binary masks, of one class"
     expected = f"{wanted}, the classes of this run" if wanted else "binary masks, of one class"
-    if of_list and not several(wanted):
-        hint = f'give --classes "{list(of_list)}", or make the list with a single --label'
+    if list_classes and not several(wanted):
+        hint = f'give --classes "{list(list_classes)}", or make the list with a single --label'
     else:
         hint = "make it again with `samfed prepare … --classes`: the same names in the same order at every site"
     return [Problem(where, found=found, expected=expected, hint=hint)]
@@ -122,8 +120,8 @@ def decode_classes(content: bytes, name: str, classes: Sequence[str] | int) -> P
     label = decode_grey(content, name)
     count = classes if isinstance(classes, int) else len(classes)
     if label.max() > count:
-        alien = np.unique(label[label > count])
-        shown = ", ".join(map(str, alien[:6])) + (", …" if len(alien) > 6 else "")
+        unknown = np.unique(label[label > count])
+        shown = ", ".join(map(str, unknown[:6])) + (", …" if len(unknown) > 6 else "")
         names = "" if isinstance(classes, int) else f": the background, {', '.join(classes)}"
         hint = "name all classes of this site's labels, the same at every site, or set other values to 0"
         if label.max() == 255:

@@ -44,7 +44,7 @@ def annotations_of(mask: NDArray[Any]) -> Iterator[dict[str, Any]]:
 
     if mask.dtype != bool:
         for value in range(1, int(mask.max(initial=0)) + 1):
-            yield from ({"category_id": value, **one} for one in annotations_of(mask == value))
+            yield from ({"category_id": value, **annotation} for annotation in annotations_of(mask == value))
         return
     pieces, number = label(mask, np.ones((3, 3)))
     for index in range(1, number + 1):
@@ -64,15 +64,14 @@ def coco_of(
         annotations: those of each picture, from :func:`annotations_of`; the default ``category_id`` is 1.
         labels: names of the categories.
     """
-    found: list[dict[str, Any]] = []
-    for number, ones in enumerate(annotations, start=1):
-        found += [
-            {"id": len(found) + place, "image_id": number, "category_id": 1, **one} for place, one in enumerate(ones, 1)
-        ]
+    entries: list[dict[str, Any]] = []
+    for number, of_picture in enumerate(annotations, start=1):
+        for annotation in of_picture:
+            entries.append({"id": len(entries) + 1, "image_id": number, "category_id": 1, **annotation})
     return {
         "info": {"description": "masks of samfed infer"},
         "images": [{"id": number, **picture} for number, picture in enumerate(pictures, start=1)],
-        "annotations": found,
+        "annotations": entries,
         "categories": [{"id": number, "name": label} for number, label in enumerate(labels, start=1)],
     }
 
@@ -104,11 +103,11 @@ class Annotated:
             Refused: all problems of the annotations, for instance an outline that contradicts its box or area.
         """
         problems, drawn = Problems(), np.zeros((self.height, self.width), bool)
-        for number, one in self.annotations.items():
+        for number, annotation in self.annotations.items():
             with problems.collected():
                 place = f"{self.where}: annotation {number} of {self.file_name}"
-                mask = mask_of(one.get("segmentation"), self.height, self.width, where=place)
-                for found, expected in _contradictions(one, mask):
+                mask = mask_of(annotation.get("segmentation"), self.height, self.width, where=place)
+                for found, expected in _contradictions(annotation, mask):
                     hint = "they belong to different images or sizes, or a polygon is a hole, which needs run lengths"
                     problems.add(place, found=found, expected=expected, hint=hint)
                 drawn |= mask
@@ -132,10 +131,10 @@ def _contradictions(annotation: Mapping[str, Any], mask: Mask) -> Iterator[tuple
         corners = np.clip([box[0], box[1], box[0] + box[2], box[1] + box[3]], 0, [*mask.shape[::-1]] * 2)
         areas.append(box[2] * box[3])  # some programs write the box's area
         if np.abs(corners - drawn).max() > max(LEAST_SLACK, SLACK * max(box[2], box[3])):
-            there = [int(side) for side in (*drawn[:2], *sides)]
-            yield f"bbox {box}", f"about {there}, x, y, width and height of the outline"
+            outline_box = [int(side) for side in (*drawn[:2], *sides)]
+            yield f"bbox {box}", f"about {outline_box}, x, y, width and height of the outline"
     slack = max(10, SLACK * number, sides.sum())
-    if _is_number(area) and area > 0 and min(abs(area - each) for each in areas) > slack:
+    if _is_number(area) and area > 0 and min(abs(area - possible) for possible in areas) > slack:
         yield f"area {area:g}", f"about {number} pixels, as in the outline"
 
 
@@ -154,30 +153,30 @@ def read_coco(path: Path) -> list[Annotated]:
     pictures: dict[Any, Annotated] = {}
     names = Counter(entry["file_name"] for entry in content["images"])
     for place, entry in enumerate(content["images"]):
-        one = Annotated(path, entry["file_name"], int(entry["height"]), int(entry["width"]))
-        if pictures.setdefault(_id(entry["id"]), one) is not one or names[one.file_name] > 1:
-            found, where = f"{one.file_name!r} or its id twice", f"{path} -> images#{place}"
+        picture = Annotated(path, entry["file_name"], int(entry["height"]), int(entry["width"]))
+        if pictures.setdefault(_id(entry["id"]), picture) is not picture or names[picture.file_name] > 1:
+            found, where = f"{picture.file_name!r} or its id twice", f"{path} -> images#{place}"
             problems.add(where, found=found, expected="each image once")
-    named: dict[Any, str] = {}
+    category_names: dict[Any, str] = {}
     for place, entry in enumerate(content["categories"]):
-        if (key := _id(entry["id"])) in named:
+        if (key := _id(entry["id"])) in category_names:
             problems.add(f"{path} -> categories#{place}", found=f"id {key!r} a second time", expected="a unique id")
-        named.setdefault(key, str(entry.get("name", key)))
-    for place, each in enumerate(content["annotations"]):
-        image, category = _id(each["image_id"]), _id(each["category_id"])
-        number = f"#{place}" if each.get("id") is None else _id(each["id"])
-        if category not in named:
-            found, expected = f"category_id {category!r}", f"the id of a category in the file, {list(named)}"
+        category_names.setdefault(key, str(entry.get("name", key)))
+    for place, annotation in enumerate(content["annotations"]):
+        image, category = _id(annotation["image_id"]), _id(annotation["category_id"])
+        number = f"#{place}" if annotation.get("id") is None else _id(annotation["id"])
+        if category not in category_names:
+            found, expected = f"category_id {category!r}", f"the id of a category in the file, {list(category_names)}"
         elif image not in pictures:
             found, expected = f"image_id {image!r}", "the id of an image in the file"
         elif number in pictures[image].annotations:
             found, expected = f"id {number!r} a second time for this picture", "a unique id"
         else:
-            pictures[image].annotations[number] = {**each, "category": named[category]}
+            pictures[image].annotations[number] = {**annotation, "category": category_names[category]}
             continue
         problems.add(f"{path} -> annotations#{place}", found=found, expected=expected, hint="export the file again")
     problems.refuse_if_any()
-    return [replace(one, names=named.values()) for one in pictures.values()]
+    return [replace(picture, names=category_names.values()) for picture in pictures.values()]
 
 
 def _id(value: float | str) -> int | str:
@@ -188,7 +187,7 @@ def _id(value: float | str) -> int | str:
     return int(number[1]) if number else value.strip()
 
 
-def of_categories(pictures: Sequence[Annotated], categories: Sequence[str]) -> list[Annotated]:
+def select_categories(pictures: Sequence[Annotated], categories: Sequence[str]) -> list[Annotated]:
     """Returns the pictures with only the annotations that are foreground.
 
     Args:
@@ -198,17 +197,17 @@ def of_categories(pictures: Sequence[Annotated], categories: Sequence[str]) -> l
     Raises:
         Refused: no category is named, but several have annotations; or a name that no file has.
     """
-    there = sorted({name for one in pictures for name in one.names})
-    require(*(one_of("--category", name, there) for name in categories))
-    used = {each["category"]: str(one.where) for one in pictures for each in one.annotations.values()}
+    known = sorted({name for picture in pictures for name in picture.names})
+    require(*(one_of("--category", name, known) for name in categories))
+    used = {each["category"]: str(image.where) for image in pictures for each in image.annotations.values()}
     if len(used) > 1 and not categories:
         found, where = f"annotations of several categories: {', '.join(sorted(used))}", dict.fromkeys(used.values())
         hint = "name the foreground categories: --category NAME[,NAME]"
         raise refused(" and ".join(where), found=found, expected="one category", hint=hint)
     wanted = categories or used
     return [
-        replace(one, annotations={key: each for key, each in one.annotations.items() if each["category"] in wanted})
-        for one in pictures
+        replace(image, annotations={key: each for key, each in image.annotations.items() if each["category"] in wanted})
+        for image in pictures
     ]
 
 
@@ -281,7 +280,7 @@ def _from_run_lengths(runs: Mapping[str, Any], height: int, width: int, where: s
     size, counts = runs.get("size"), runs.get("counts")
     if size != [height, width]:
         raise refused(where, f"run lengths of size {size}", f"[{height}, {width}], height and width of the image")
-    lengths: Any = _lengths(counts) if isinstance(counts, str) else counts
+    lengths: Any = _decode_run_lengths(counts) if isinstance(counts, str) else counts
     whole = isinstance(lengths, list) and all(type(length) is int and length >= 0 for length in lengths)
     if not whole or sum(lengths) != height * width:  # pycocotools leaves missing pixels undefined
         expected = f"run lengths that fill {height * width} pixels"
@@ -290,7 +289,7 @@ def _from_run_lengths(runs: Mapping[str, Any], height: int, width: int, where: s
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape((height, width), order="F")
 
 
-def _lengths(text: str) -> list[int]:
+def _decode_run_lengths(text: str) -> list[int]:
     """Decodes COCO's compressed run lengths: 5 bits a character; from the 4th on, differences to two before."""
     if not re.fullmatch("(?:[P-o]*[0-O])*", text):  # characters from P to o continue in the next one
         return [-1]
@@ -317,7 +316,7 @@ def draw_coco(
     Args:
         root: folder of sites, or one site's own folder. A site has ``images``, and its annotations in JSON files beside
             that folder or in ``annotations``; a site without any is unchanged.
-        categories: see :func:`of_categories`.
+        categories: see :func:`select_categories`.
         blank_is_empty: whether a listed picture without annotations gets an empty mask; by default it counts as not
             annotated yet and gets none.
         skip_unreadable: whether to leave out pictures that cannot be read.
@@ -334,8 +333,8 @@ def draw_coco(
     root, problems = Path(root), Problems()
     require(installed("pycocotools", "coco", str(root), "no pycocotools", "pycocotools, for COCO"))
     files = {site: sorted([*site.glob("*.json"), *site.glob("annotations/*.json")]) for site in sites_in(root).values()}
-    spared = Path(output).resolve() if output is not None else None
-    files = {site: [path for path in paths if path.resolve() != spared] for site, paths in files.items()}
+    output_path = Path(output).resolve() if output is not None else None
+    files = {site: [path for path in paths if path.resolve() != output_path] for site, paths in files.items()}
     if not any(files.values()):
         expected, hint = "COCO annotations of a site", "put them into DIR/<site>/annotations, next to DIR/<site>/images"
         raise refused(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, hint=hint)
@@ -344,34 +343,36 @@ def draw_coco(
         with problems.collected():
             pictures += read_coco(file)
     problems.refuse_if_any()
-    pictures, of = of_categories(pictures, categories), f" of {' or '.join(categories)}" if categories else ""
+    pictures = select_categories(pictures, categories)
+    of_categories = f" of {' or '.join(categories)}" if categories else ""
     for site, paths in files.items():
         if not paths:
             sentences.append(f"{site.name} has no COCO file (*.json, annotations/*.json): used without changes")
             continue
-        known, blank = _Images(site), 0
-        of_site = [one for one in pictures if one.where in paths]
-        for one in progress_bar(of_site, desc=f"drawing {site.name}", unit="mask"):
+        images, without_annotations = _Images(site), 0
+        of_site = [picture for picture in pictures if picture.where in paths]
+        for picture in progress_bar(of_site, desc=f"drawing {site.name}", unit="mask"):
             with problems.collected():
-                path = known.image_of(one, skip_unreadable)
+                path = images.image_of(picture, skip_unreadable)
                 if path is None:
                     continue
-                place = known.mask_of(path)
-                if not one.annotations and not blank_is_empty:
-                    blank += 1
+                place = images.mask_of(path)
+                if not picture.annotations and not blank_is_empty:
+                    without_annotations += 1
                     if place.exists():  # left by an earlier call, it would be used as the picture's mask
-                        expected, hint = f"none: its image has no annotation{of}", "move it away, or annotate the image"
-                        raise refused(place, found="a mask", expected=expected, hint=hint)
+                        expected = f"none: its image has no annotation{of_categories}"
+                        raise refused(place, "a mask", expected, "move it away, or annotate the image")
                 elif place in masks:
-                    raise refused(one.where, f"{one.file_name} a second time", "each image once", "keep one entry")
+                    found = f"{picture.file_name} a second time"
+                    raise refused(picture.where, found, "each image once", "keep one entry")
                 else:
-                    masks[place] = png_of(one.mask() * np.uint8(255))
-        if blank:
-            who = counted(blank, f"image of {site.name} has", f"images of {site.name} have")
-            sentences.append(f"{who} no annotation{of}: used as unlabelled")
-        if known.unlisted:
-            who = counted(len(known.unlisted), f"image of {site.name} is", f"images of {site.name} are")
-            sentences.append(f"{who} in no COCO file, such as {relative(next(iter(known.unlisted)), root)}")
+                    masks[place] = png_of(picture.mask() * np.uint8(255))
+        if without_annotations:
+            subject = counted(without_annotations, f"image of {site.name} has", f"images of {site.name} have")
+            sentences.append(f"{subject} no annotation{of_categories}: used as unlabelled")
+        if images.unlisted:
+            subject = counted(len(images.unlisted), f"image of {site.name} is", f"images of {site.name} are")
+            sentences.append(f"{subject} in no COCO file, such as {relative(next(iter(images.unlisted)), root)}")
     problems.refuse_if_any()
     write_new(masks, {} if written is None else written)
     return sentences
@@ -386,28 +387,28 @@ class _Images:
 
     def __init__(self, site: Path) -> None:
         self.site, self.unlisted = site, dict.fromkeys(list_images(site / "images"))
-        self._named: dict[str, list[Path]] = {}
+        self._by_name: dict[str, list[Path]] = {}
         for path in self.unlisted:
-            self._named.setdefault(normal(path.name), []).append(path)
-        self._count = Counter(stem(path.name) for path in self.unlisted)
+            self._by_name.setdefault(normal(path.name), []).append(path)
+        self._stem_counts = Counter(stem(path.name) for path in self.unlisted)
 
     def mask_of(self, image: Path) -> Path:
         """Returns the path of an image's mask; if several images share its name, in a subfolder as the image's."""
-        below = relative(image.parent, self.site / "images") if self._count[stem(image.name)] > 1 else ""
+        below = relative(image.parent, self.site / "images") if self._stem_counts[stem(image.name)] > 1 else ""
         return self.site / "masks" / below / f"{stem(image.name)}.png"
 
-    def image_of(self, one: Annotated, skip_unreadable: bool) -> Path | None:
+    def image_of(self, entry: Annotated, skip_unreadable: bool) -> Path | None:
         """Returns the image of an entry; ``None`` if it cannot be read and ``skip_unreadable`` is set.
 
         Raises:
             Refused: no image matches, several do, or its size differs.
         """
-        where = f"{one.where}: {one.file_name}"
-        found = self._like(one.file_name) or self._like(unquote(one.file_name))
+        where = f"{entry.where}: {entry.file_name}"
+        found = self._matching_paths(entry.file_name) or self._matching_paths(unquote(entry.file_name))
         if len(found) != 1:
-            there = "no such image" if not found else f"{len(found)} images of that name"
+            found_text = "no such image" if not found else f"{len(found)} images of that name"
             expected = f"one image of that name in {self.site / 'images'}"
-            raise refused(where, found=there, expected=expected, hint="add the image, or remove its entry")
+            raise refused(where, found=found_text, expected=expected, hint="add the image, or remove its entry")
         self.unlisted.pop(found[0], None)
         try:
             height, width = read_image(found[0]).shape[:2]
@@ -415,12 +416,12 @@ class _Images:
             if skip_unreadable:  # reported when the list is made
                 return None
             raise Refused(map(or_skip, refusal.problems)) from None
-        if (height, width) != (one.height, one.width):
-            expected, hint = f"{one.width} x {one.height}, as annotated", "annotate the image in this folder"
+        if (height, width) != (entry.height, entry.width):
+            expected, hint = f"{entry.width} x {entry.height}, as annotated", "annotate the image in this folder"
             raise refused(where, found=f"{width} x {height} pixels", expected=expected, hint=hint)
         return found[0]
 
-    def _like(self, name: str) -> list[Path]:
+    def _matching_paths(self, name: str) -> list[Path]:
         listed = PurePosixPath(normal(name).replace("\\", "/"))
-        paths = {path: normal(relative(path, self.site / "images")) for path in self._named.get(listed.name, ())}
-        return [path for path, at in paths.items() if parts_in_common(listed, PurePosixPath(at))]
+        paths = {path: normal(relative(path, self.site / "images")) for path in self._by_name.get(listed.name, ())}
+        return [path for path, relative_path in paths.items() if parts_in_common(listed, PurePosixPath(relative_path))]

@@ -163,8 +163,8 @@ def read_list(content: Any, where: str) -> DataList:
         place = f"{where} -> {name}"
         for index, item in enumerate(items):
             problems.extend(_item_problems(item, split, f"{place}#{index}"))
-            if there := seen.get(item["image"]):
-                found = f"{item['image']!r}, which is also in {there}"
+            if first_place := seen.get(item["image"]):
+                found = f"{item['image']!r}, which is also in {first_place}"
                 problems.add(place, found=found, expected="each image once", hint="delete one of the entries")
             seen.setdefault(item["image"], place)
     problems.refuse_if_any()
@@ -267,9 +267,9 @@ class DataList:
             data_root: default data root; a site with its own ``data_root`` also reads the public images from there.
             sites: options of each site.
         """
-        own = {name: there for name in self.sites if (there := sites.get(name, {}).get("data_root")) is not None}
-        yield replace(self, sites={name: site for name, site in self.sites.items() if name not in own}), data_root
-        yield from ((self.for_site(name), str(there)) for name, there in own.items())
+        roots = {name: root for name in self.sites if (root := sites.get(name, {}).get("data_root")) is not None}
+        yield replace(self, sites={name: site for name, site in self.sites.items() if name not in roots}), data_root
+        yield from ((self.for_site(name), str(root)) for name, root in roots.items())
 
     def public_hash(self) -> str:
         """SHA-256 of the public part; the same in the whole list, in one site's and in the server's."""
@@ -322,7 +322,7 @@ def _json(items: list[Item]) -> list[dict[str, Any]]:
     return [{key: value for key, value in vars(item).items() if value is not None} for item in items]
 
 
-HINT = "choose another name, or delete the file"
+OUTPUT_HINT = "choose another name, or delete the file"
 
 
 def require_free(path: str | Path, *, name: str) -> None:
@@ -337,9 +337,9 @@ def require_free(path: str | Path, *, name: str) -> None:
         OSError: the path cannot be written.
     """
     require_writable(path)
-    there = _there(path)
-    if there is not None and there.name != name:
-        raise refused(path, f"the list {there.name!r}", f"no file, or the list {name!r}", HINT)
+    existing = _existing_list(path)
+    if existing is not None and existing.name != name:
+        raise refused(path, f"the list {existing.name!r}", f"no file, or the list {name!r}", OUTPUT_HINT)
 
 
 def freeze(lists: Mapping[Path, DataList]) -> None:
@@ -355,19 +355,19 @@ def freeze(lists: Mapping[Path, DataList]) -> None:
     missing = []
     for path, datalist in lists.items():
         with problems.collected():
-            there = _there(path)
-            if there is None:
+            existing = _existing_list(path)
+            if existing is None:
                 missing.append(path)
-            elif there.hash != datalist.hash:
-                found = f"another data list, {there.name!r} ({there.hash[:12]})"
+            elif existing.hash != datalist.hash:
+                found = f"another data list, {existing.name!r} ({existing.hash[:12]})"
                 expected = f"no file, or the same list ({datalist.hash[:12]})"
-                problems.add(str(path), found=found, expected=expected, hint=HINT)
+                problems.add(str(path), found=found, expected=expected, hint=OUTPUT_HINT)
     problems.refuse_if_any()
     for path in missing:
         lists[path].save(path)
 
 
-def _there(path: str | Path) -> DataList | None:
+def _existing_list(path: str | Path) -> DataList | None:
     if not Path(path).exists():
         return None
     try:
@@ -375,7 +375,7 @@ def _there(path: str | Path) -> DataList | None:
     except Refused as refusal:
         first = refusal.problems[0]
         found = f"no valid data list ({first.where}: {first.found})"
-        raise refused(path, found=found, expected="no file, or a data list", hint=HINT) from refusal
+        raise refused(path, found=found, expected="no file, or a data list", hint=OUTPUT_HINT) from refusal
 
 
 LEAST_IMAGES = 5
@@ -393,23 +393,20 @@ def measuring_notes(datalist: DataList) -> list[str]:
             "larger shares: --validation, --test); a run takes the round with the best expected Dice, or "
             "(without a teacher) the last round; only a look at its masks shows whether they are good"
         ]
-    bare, few = [], []
+    unscored, few = [], []
     for name, site in datalist.sites.items():
         measuring = [site.validation, site.test] if site.unlabelled else [site.test]
         if not any(item.label is not None and not item.weak for _, items in site.splits() for item in items):
-            bare.append(name)
+            unscored.append(name)
         elif any(len(items) < LEAST_IMAGES for items in measuring):
             few.append(name)
     notes = []
-    if bare:
-        notes.append(
-            f"no scores at {', '.join(bare)}: no image has a mask; "
-            "the best round is chosen by the scores of the other sites"
-        )
+    if unscored:
+        lacking = f"no scores at {', '.join(unscored)}: no image has a mask"
+        notes.append(f"{lacking}; the best round is chosen by the scores of the other sites")
     if few and any(site.unlabelled for site in datalist.sites.values()):
-        notes.append(
-            f"few images for scores at {', '.join(few)}: fewer than {LEAST_IMAGES} validation or test images; a site "
-            "reports no score on fewer; larger shares (--validation, --test) give more images; if all images are on "
-            "one machine, `samfed federate --privacy#least_images 1` shows every score"
-        )
+        lacking = f"few images for scores at {', '.join(few)}: fewer than {LEAST_IMAGES} validation or test images"
+        shares = "a site reports no score on fewer; larger shares (--validation, --test) give more images"
+        option = "if all images are on one machine, `samfed federate --privacy#least_images 1` shows every score"
+        notes.append(f"{lacking}; {shares}; {option}")
     return notes

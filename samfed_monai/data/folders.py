@@ -20,13 +20,13 @@ from samfed_monai.core.validators import one_of
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import LabelKind, confine
-from samfed_monai.data.image_folder import NIFTI, PICTURE, below, is_left_out, kind_of, not_read, outside, stem_of, walk
+from samfed_monai.data.image_folder import NIFTI, PICTURE, below, is_ignored, kind_of, not_read, outside, stem_of, walk
 from samfed_monai.data.reading import MASK_ENDINGS, SUFFIXES, Unreadable, decode_grey, decode_mask, read_bytes
 
 RULE = "name each mask after its image: <stem>, " + " or ".join(f"<stem>{ending}" for ending in MASK_ENDINGS)
 """Names that the mask of an image may have, for messages."""
 FIRST_CHANNEL = "_0000"  # suffix of nnU-Net's images; masks have none
-LOOKED_THROUGH = 20  # unmatched masks searched for one whose image can be guessed
+MAX_GUESSES = 20  # unmatched masks searched for one whose image can be guessed
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def relative(path: Path, root: Path) -> str:
 def mask_stem(path: Path) -> str:
     """Returns the stem of the image that a mask belongs to."""
     name = _name(path)
-    ending = next((each for each in MASK_ENDINGS if name.lower().endswith(each)), "")
+    ending = next((known for known in MASK_ENDINGS if name.lower().endswith(known)), "")
     return name[: len(name) - len(ending)]
 
 
@@ -101,7 +101,7 @@ def site_folders(root: Path) -> dict[str, Path]:
     """
     paths = sorted(path.parent for path in root.glob("*/images") if path.is_dir())
     problems, folders = Problems(), dict[str, Path]()
-    for path in (path for path in paths if not is_left_out(path.name)):
+    for path in (path for path in paths if not is_ignored(path.name)):
         if folders.setdefault(normal(path.name), path) != path:
             expected, hint = "one folder for each site", "move the images of one folder into the other"
             problems.add(str(path), found=f"a second that reads {path.name!r}", expected=expected, hint=hint)
@@ -114,7 +114,7 @@ def sites_in(root: Path) -> dict[str, Path]:
     return site_folders(root) or ({normal(root.resolve().name): root} if (root / "images").is_dir() else {})
 
 
-def other_values(root: Path, values: Mapping[str, int]) -> list[Problem]:
+def class_value_problems(root: Path, values: Mapping[str, int]) -> list[Problem]:
     """Returns problems of classes with another value in nnU-Net's ``dataset.json`` of the root or of a site.
 
     Args:
@@ -148,9 +148,9 @@ def find_folders(root: str | Path, *, public: str | None, output: str | Path | N
     root = Path(root)
     folders = site_folders(root) if public is not None else sites_in(root)
     if not folders or (public is not None and public not in folders):
-        raise Refused([_not_there(root, list(folders), public, output)])
+        raise Refused([_no_site_problem(root, list(folders), public, output)])
     names = [path.name for path in folders.values()]
-    caveats = passed_over(root, names, output=output) if root not in folders.values() else []
+    caveats = folders_not_read(root, names, output=output) if root not in folders.values() else []
     if len(folders) < 2 and public is not None:
         hint = "; ".join(caveats) or "put each site's images into a folder of its own: DIR/<site>/images"
         raise refused(root, found=f"only {public!r}", expected="at least one more site", hint=hint)
@@ -158,36 +158,36 @@ def find_folders(root: str | Path, *, public: str | None, output: str | Path | N
     found: dict[str, list[Found]] = {}
     for name, folder in folders.items():
         with problems.collected():
-            found[name], lonely = match_masks(folder, root, name)
+            found[name], unmatched = match_masks(folder, root, name)
             if name == public:
-                problems.extend(without_mask(found[name], _hint(folder, lonely, found[name])))
-            caveats += [*others_in(folder), *lonely_sentence(name, lonely, found[name])]
+                problems.extend(without_mask(found[name], _hint(folder, unmatched, found[name])))
+            caveats += [*unread_notes(folder), *unmatched_note(name, unmatched, found[name])]
     return Finding(found, tuple(problems), tuple(caveats))
 
 
-def _hint(site: Path, lonely: list[Path], found: list[Found]) -> str:
+def _hint(site: Path, unmatched: list[Path], found: list[Found]) -> str:
     """Returns a hint for public images without masks."""
     if near := _near_masks(site, PICTURE):
         return f"{site.name}/{near} was not read: rename it to {site.name}/masks"
-    if lonely and all(one.label is None for one in found):
-        return f"{RULE}; {renaming(lonely, found)}"
+    if unmatched and all(entry.label is None for entry in found):
+        return f"{RULE}; {rename_hint(unmatched, found)}"
     if (site / "annotations").is_dir():
         return "add the mask, move the image, or, if nothing is to be seen in it, give --without-annotation empty"
-    return "add the mask, or move the image" + (f"; {RULE}" if all(one.label is None for one in found) else "")
+    return "add the mask, or move the image" + (f"; {RULE}" if all(entry.label is None for entry in found) else "")
 
 
-def _not_there(root: Path, names: list[str], public: str | None, output: str | Path | None) -> Problem:
+def _no_site_problem(root: Path, names: list[str], public: str | None, output: str | Path | None) -> Problem:
     """Returns the problem of a root without sites, or without the public site among ``names``."""
     if not names and (root / "images").is_dir():
         expected, parent = "a folder of sites, DIR/<site>/images and DIR/<site>/masks", root.resolve().parent
         hint = f"give {parent} if it contains other sites; to measure only, add --public none or --test-only"
         return Problem(str(root), found="the folder 'images' of a single site", expected=expected, hint=hint)
     folders = _folders_in(root)
-    asked = [str(public)] if names else folders
-    missed = {site: near for site in asked if (near := near_miss(root / site, "images"))}
-    hints = [f"rename {site}/{near} to {site}/images" for site, near in missed.items()]
+    expected_sites = [str(public)] if names else folders
+    misnamed = {site: near for site in expected_sites if (near := near_miss(root / site, "images"))}
+    hints = [f"rename {site}/{near} to {site}/images" for site, near in misnamed.items()]
     if root.is_dir():
-        hints += passed_over(root, {*folders} - ({*asked} - {*missed}), output=output)
+        hints += folders_not_read(root, {*folders} - ({*expected_sites} - {*misnamed}), output=output)
     hint = f"name one of {names} with --public" if names else "the layout is DIR/<site>/images and DIR/<site>/masks"
     where = root / (public or "<site>") / "images"
     return Problem(str(where), found="no such folder", expected="a folder of images", hint="; ".join(hints) or hint)
@@ -200,17 +200,17 @@ def _folders_in(folder: Path) -> list[str]:
 def without_mask(found: list[Found], hint: str = "add the mask, or move the image") -> list[Problem]:
     """Returns a problem for every image without a mask (fault 1)."""
     expected = "a mask, as for every public image"
-    return [Problem(one.image, "no mask", expected, hint) for one in found if one.label is None]
+    return [Problem(entry.image, "no mask", expected, hint) for entry in found if entry.label is None]
 
 
-def others_in(site: Path, kind: str = PICTURE) -> list[str]:
+def unread_notes(site: Path, kind: str = PICTURE) -> list[str]:
     """Returns sentences on what was not read: files of other kinds, and a folder named almost like ``masks``."""
     folders, name = [name for name in ("images", "masks") if (site / name).is_dir()], site.name or site.resolve().name
-    said = [f"{name}/{folder}: {rest}" for folder in folders if (rest := not_read(walk(site / folder), (kind,)))]
+    sentences = [f"{name}/{folder}: {rest}" for folder in folders if (rest := not_read(walk(site / folder), (kind,)))]
     if near := _near_masks(site, kind):
         advice = f"if it has {name}'s masks, rename it to {name}/masks"
-        said.append(f"{name} has no folder 'masks', and {name}/{near} was not read: {advice}")
-    return [*said, *outside(site, [*folders, near or ""])]
+        sentences.append(f"{name} has no folder 'masks', and {name}/{near} was not read: {advice}")
+    return [*sentences, *outside(site, [*folders, near or ""])]
 
 
 def _near_masks(site: Path, kind: str) -> str | None:
@@ -228,70 +228,73 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
         Refused: no ``images`` folder, or an empty one; an image has two masks; a mask matches several images; the
             folders are swapped.
     """
-    images, drawn = (list_images(folder / name, kind) for name in ("images", "masks"))
+    images, mask_paths = (list_images(folder / name, kind) for name in ("images", "masks"))
     if not images:
-        found_here = "; ".join(["no images", *others_in(folder, kind)])
+        found_here = "; ".join(["no images", *unread_notes(folder, kind)])
         expected, hint = f"images ({', '.join(sorted(SUFFIXES))})", "put the site's images into this folder"
         expected = expected if kind == PICTURE else "NIfTI volumes (.nii, .nii.gz)"
         raise refused(folder / "images", found=found_here, expected=expected, hint=hint)
     if kind == PICTURE:
-        _refuse_swapped(folder, images, drawn)
-    below = {path: normal(relative(path.parent, folder).partition("/")[2]) for path in [*images, *drawn]}
+        _refuse_swapped(folder, images, mask_paths)
+    subfolders = {path: normal(relative(path.parent, folder).partition("/")[2]) for path in [*images, *mask_paths]}
     by_stem: dict[str, list[Path]] = {}
     for path in images:
         by_stem.setdefault(_name(path), []).append(path)
     masks: dict[Path, Path] = {}
-    lonely: list[Path] = []
+    unmatched: list[Path] = []
     problems = Problems()
-    for path in drawn:
+    for path in mask_paths:
         names = [_name(path), mask_stem(path)]  # an image's own may end in _mask
         names += [_name(path) + FIRST_CHANNEL] if kind == NIFTI else []
-        ones = next((by_stem[name] for name in names if name in by_stem), [])
-        own = [one for one in ones if below[one] == below[path]]
-        own = own or [one for one in ones if not below[one] or not below[path]]  # one of the two is in no subfolder
-        if len({below[one] for one in own}) > 1:
-            several = f"the name of {len(own)} images, such as {relative(own[0], root)} and {relative(own[1], root)}"
-            hint = f"move it to the folder named like its image's, {relative(folder / 'masks', root)}/{below[own[1]]}"
+        candidates = next((by_stem[name] for name in names if name in by_stem), [])
+        matches = [image for image in candidates if subfolders[image] == subfolders[path]]
+        if not matches:  # one of the two is in no subfolder
+            matches = [image for image in candidates if not subfolders[image] or not subfolders[path]]
+        if len({subfolders[image] for image in matches}) > 1:
+            first, second = (relative(image, root) for image in matches[:2])
+            several = f"the name of {len(matches)} images, such as {first} and {second}"
+            mask_folder = f"{relative(folder / 'masks', root)}/{subfolders[matches[1]]}"
+            hint = f"move it to the folder named like its image's, {mask_folder}"
             problems.add(relative(path, root), found=several, expected="the name of one image", hint=hint)
-        elif not own:
-            lonely.append(path)
-        elif (there := masks.setdefault(own[0], path)) != path:
-            other, hint = f"{relative(there, root)} as well", "move the wrong mask away"
-            problems.add(relative(path, root), found=other, expected="one mask for each image", hint=hint)
+        elif not matches:
+            unmatched.append(path)
+        elif (first_mask := masks.setdefault(matches[0], path)) != path:
+            found, hint = f"{relative(first_mask, root)} as well", "move the wrong mask away"
+            problems.add(relative(path, root), found=found, expected="one mask for each image", hint=hint)
     problems.refuse_if_any()
     labels = {path: relative(mask, root) for path, mask in masks.items()}
-    return [Found(relative(path, root), labels.get(path), origin) for path in images], lonely
+    return [Found(relative(path, root), labels.get(path), origin) for path in images], unmatched
 
 
-def lonely_sentence(site: str, masks: Sequence[Path], found: Sequence[Found] = ()) -> list[str]:
+def unmatched_note(site: str, masks: Sequence[Path], found: Sequence[Found] = ()) -> list[str]:
     """Returns a sentence on masks without an image, with a naming hint if images are given; none without such masks."""
     if not masks:
         return []
-    who = counted(len(masks), f"mask of {site} belongs", f"masks of {site} belong")
-    parts = [f"{who} to no image", "left out, such as " + " and ".join(sorted(path.name for path in masks)[:2])]
-    parts += [f"{RULE}", renaming(masks, found)] if found else []
+    subject = counted(len(masks), f"mask of {site} belongs", f"masks of {site} belong")
+    parts = [f"{subject} to no image", "left out, such as " + " and ".join(sorted(path.name for path in masks)[:2])]
+    parts += [f"{RULE}", rename_hint(masks, found)] if found else []
     return ["; ".join(filter(None, parts))]
 
 
-def renaming(masks: Sequence[Path], found: Sequence[Found]) -> str:
+def rename_hint(masks: Sequence[Path], found: Sequence[Found]) -> str:
     """Suggests a new name for a mask without an image, if possible one that contains an image's stem.
 
     Args:
         masks: masks without an image.
         found: images; those with a mask are ignored.
     """
-    bare = sorted((stem(one.image) for one in found if one.label is None), key=len, reverse=True)
-    for path in sorted(masks)[:LOOKED_THROUGH]:
-        if (one := mask_stem(path)) in bare:
-            there = f"{path.parent.name}/{path.name} and image {one} are in different folders"
-            return f"{there}: if they belong together, give both folders one name"
-        for one in bare:  # img_1 is in img_1_gt, but not in img_10_gt
-            if re.search(rf"(?<!\d){re.escape(one)}(?!\d)", stem(path.name), re.IGNORECASE):
-                return f"for instance, rename {path.name} to {one}{path.suffix}"
-    return f"for instance, rename the mask of {bare[0]} to {bare[0]}{sorted(masks)[0].suffix}" if bare else ""
+    stems = sorted((stem(entry.image) for entry in found if entry.label is None), key=len, reverse=True)
+    for path in sorted(masks)[:MAX_GUESSES]:
+        if (image := mask_stem(path)) in stems:
+            files = f"{path.parent.name}/{path.name} and image {image}"
+            return f"{files} are in different folders: if they belong together, give both folders one name"
+        for image in stems:  # img_1 is in img_1_gt, but not in img_10_gt
+            if re.search(rf"(?<!\d){re.escape(image)}(?!\d)", stem(path.name), re.IGNORECASE):
+                return f"for instance, rename {path.name} to {image}{path.suffix}"
+    return f"for instance, rename the mask of {stems[0]} to {stems[0]}{sorted(masks)[0].suffix}" if stems else ""
 
 
-def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None = None) -> list[str]:
+def folders_not_read(root: Path, sites: Collection[str], *, output: str | Path | None = None) -> list[str]:
     """Returns a sentence on every folder under ``root`` that is not a site but holds images.
 
     Hidden folders, ``masks``, results of runs, and the folder of ``output`` are ignored.
@@ -304,7 +307,7 @@ def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None
     written = Path(output).resolve().parents if output is not None else ()
     sentences = outside(root, _folders_in(root))
     for folder in (root / name for name in _folders_in(root) if name not in sites):
-        if is_left_out(folder.name) or folder.name.lower() == "masks" or folder.resolve() in written:
+        if is_ignored(folder.name) or folder.name.lower() == "masks" or folder.resolve() in written:
             continue
         for image in below(folder)[:1]:
             near = near_miss(folder, "images")
@@ -317,8 +320,8 @@ def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None
 
 NEAR_MISSES: dict[str, list[str]] = read_json(Path(__file__).with_name("near_misses.json"))
 """Names of folders (letters and digits only) that other datasets use for ``images`` and ``masks``."""
-LOOKED_AT = 4  # files of each folder opened to see whether they are masks
-_ALIKE = 0.8  # difflib ratio; "maks" has 0.89 with "masks"
+FILES_TO_OPEN = 4  # files of each folder opened to see whether they are masks
+_MIN_SIMILARITY = 0.8  # difflib ratio; "maks" has 0.89 with "masks"
 
 
 def near_miss(folder: Path, wanted: str) -> str | None:
@@ -336,14 +339,14 @@ def near_miss(folder: Path, wanted: str) -> str | None:
     for name in names if wanted not in names else ():
         letters = "".join(letter for letter in name.casefold() if letter.isalnum())
         meant = letters == wanted or letters in NEAR_MISSES[wanted]
-        if meant or (letters not in others and closest(letters, [wanted], _ALIKE)):
+        if meant or (letters not in others and closest(letters, [wanted], _MIN_SIMILARITY)):
             return name
     return None
 
 
 def _refuse_swapped(folder: Path, images: Sequence[Path], masks: Sequence[Path]) -> None:
     """Refuses swapped folders (fault 63): the first few files of ``images`` are all masks, and none of ``masks`` is."""
-    if [{_is_mask(path) for path in paths[:LOOKED_AT]} for paths in (images, masks)] == [{True}, {False}]:
+    if [{_is_mask(path) for path in paths[:FILES_TO_OPEN]} for paths in (images, masks)] == [{True}, {False}]:
         found, expected = "masks in 'images', and pictures in 'masks'", "pictures in 'images', masks in 'masks'"
         raise refused(folder, found=found, expected=expected, hint="the two folders are swapped: exchange their names")
 
@@ -363,7 +366,7 @@ def declare_kinds(
     given: Mapping[str, str],
     root: Path,
     *,
-    spared: Mapping[str, str],
+    masks_only: Mapping[str, str],
     classes: int = 1,
 ) -> tuple[dict[str, list[Found]], list[Problem]]:
     """Sets the declared kind of each site's labels.
@@ -376,7 +379,7 @@ def declare_kinds(
         found: images of each site.
         given: site to one of :class:`LabelKind`; ``""`` is every site that is neither named nor spared.
         root: the data root.
-        spared: sites whose labels must be masks, with the reason.
+        masks_only: sites whose labels must be masks, with the reason.
         classes: number of classes; their values are 1, 2, ….
 
     Returns:
@@ -390,23 +393,23 @@ def declare_kinds(
             problems.add("--label-kind", found=f"the site {site!r}", expected=f"one of {sorted(found)}", hint=hint)
         elif wrong := one_of(f"--label-kind of {site or 'all sites'}", kind, LabelKind):
             problems.extend(wrong)
-        elif site in spared and kind != LabelKind.MASK:
+        elif site in masks_only and kind != LabelKind.MASK:
             hint = "leave the option out, or name another site with --public or --unseen"
-            problems.add(f"--label-kind of {site}", found=repr(kind), expected=f"masks: {spared[site]}", hint=hint)
-    every = {} if "" not in given else dict.fromkeys(found.keys() - spared.keys(), given[""])
-    kinds = {site: kind for site, kind in {**every, **given}.items() if site and kind != LabelKind.MASK}
-    declared = {site: list(ones) for site, ones in found.items()}
+            problems.add(f"--label-kind of {site}", found=repr(kind), expected=f"masks: {masks_only[site]}", hint=hint)
+    defaults = {} if "" not in given else dict.fromkeys(found.keys() - masks_only.keys(), given[""])
+    kinds = {site: kind for site, kind in {**defaults, **given}.items() if site and kind != LabelKind.MASK}
+    declared = {site: list(entries) for site, entries in found.items()}
     for site, kind in sorted(kinds.items()) if not len(problems) else ():
-        labels = [one.label for one in found[site] if one.label is not None]
+        labels = [entry.label for entry in found[site] if entry.label is not None]
         with ThreadPoolExecutor() as pool:
             values = zip(labels, pool.map(lambda label: _values(label, root), labels), strict=True)
-            weak = {label for label, there in values if not there <= {*range(classes + 1)}}
-        declared[site] = [replace(one, label_kind=kind) if one.label in weak else one for one in found[site]]
+            weak = {label for label, present in values if not present <= {*range(classes + 1)}}
+        declared[site] = [replace(entry, label_kind=kind) if entry.label in weak else entry for entry in found[site]]
         where = f"--label-kind of {site}"
         if labels and not weak:
-            there = f"{counted(len(labels), 'label')} without the value 255, that is, masks only"
+            masks = f"{counted(len(labels), 'label')} without the value 255, that is, masks only"
             hint = f"save weak labels with 255 in {site}/masks; if {site} has only masks, give --label-kind {site}=mask"
-            problems.add(where, found=there, expected="the value 255 where nothing is labelled", hint=hint)
+            problems.add(where, found=masks, expected="the value 255 where nothing is labelled", hint=hint)
         elif not labels and site in given:
             hint = f"put labels into {site}/masks, each named after its image"
             problems.add(where, found="no labels", expected=f"labels of the kind {kind}", hint=hint)

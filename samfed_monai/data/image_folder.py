@@ -22,7 +22,7 @@ from samfed_monai.data.dicom import no_image
 from samfed_monai.data.reading import DARK, FORMATS, MASK_ENDINGS, STARTS, SUFFIXES, left_out, mask_like, read_image
 
 logger = logging.getLogger(__name__)
-counted_only = logging.getLogger(f"{__name__}.not_read")
+not_read_logger = logging.getLogger(f"{__name__}.not_read")
 """Reports files that were not read; disabled by callers that read them in another way."""
 
 IMAGES = (PICTURE, NIFTI, DICOM, VIDEO) = "picture", "NIfTI volume", "DICOM object", "video"
@@ -42,7 +42,7 @@ def is_system(name: str) -> bool:
     return name.casefold() in _SYSTEM or name.casefold().startswith(_PREFIXES)
 
 
-def is_left_out(name: str) -> bool:
+def is_ignored(name: str) -> bool:
     """Whether a file or folder is hidden or belongs to a system."""
     return name.startswith(".") or is_system(name)
 
@@ -86,15 +86,15 @@ def walk(folder: Path) -> FileKinds:
         OSError: a folder cannot be listed.
     """
     found: dict[str, list[Path]] = defaultdict(list)
-    for place, folders, files in os.walk(folder, onerror=_raise):
-        here = Path(place)
+    for path, folders, files in os.walk(folder, onerror=_raise):
+        parent = Path(path)
         inside = [name for name in folders if not is_system(name)]
-        found["hidden"] += [here / name for name in (*inside, *files) if name.startswith(".") and not is_system(name)]
+        found["hidden"] += [parent / name for name in (*inside, *files) if name.startswith(".") and not is_system(name)]
         folders[:] = [name for name in inside if not name.startswith(".")]
-        found["linked folder"] += [here / name for name in folders if (here / name).is_symlink()]
+        found["linked folder"] += [parent / name for name in folders if (parent / name).is_symlink()]
         for name in files:
-            if not is_left_out(name):
-                found[kind_of(here / name)].append(here / name)
+            if not is_ignored(name):
+                found[kind_of(parent / name)].append(parent / name)
     return {kind: sorted(paths) for kind, paths in found.items() if paths}
 
 
@@ -113,8 +113,8 @@ def below(folder: Path) -> list[Path]:
         if RESULTS.intersection(files):
             folders.clear()
             continue
-        folders[:] = sorted(name for name in folders if not is_left_out(name))
-        for path in (Path(place, name) for name in sorted(files) if not is_left_out(name)):
+        folders[:] = sorted(name for name in folders if not is_ignored(name))
+        for path in (Path(place, name) for name in sorted(files) if not is_ignored(name)):
             packed = path.suffix.lower() in ARCHIVES and path.stem not in folders
             found += [path] if packed or kind_of(path) in IMAGES else []
     return found
@@ -122,9 +122,9 @@ def below(folder: Path) -> list[Path]:
 
 def outside(folder: Path, read: Collection[str]) -> list[str]:
     """Returns a sentence on images and archives (:func:`below`) outside of the subfolders ``read``, or none."""
-    found = [each for path in below(folder) if (each := path.relative_to(folder)).parts[0] not in read]
-    who = counted(len(found), "image or archive", "images or archives") + " outside the folders that are read"
-    return [f"{folder.resolve().name}: {who}, such as {found[0].as_posix()}, left out"] if found else []
+    found = [relative for path in below(folder) if (relative := path.relative_to(folder)).parts[0] not in read]
+    count = counted(len(found), "image or archive", "images or archives") + " outside the folders that are read"
+    return [f"{folder.resolve().name}: {count}, such as {found[0].as_posix()}, left out"] if found else []
 
 
 def volumes_in(sources: Iterable[Path]) -> tuple[list[tuple[str, Path]], FileKinds]:
@@ -168,15 +168,15 @@ def not_read(found: FileKinds, read: Collection[str] = ()) -> str:
         found: files by kind.
         read: kinds that are read.
     """
-    left = [(len(paths), kind, paths[0].name) for kind, paths in sorted(found.items()) if paths and kind not in read]
-    kinds = ", ".join(f"{count} {kind} ({name}{', …' if count > 1 else ''})" for count, kind, name in left)
+    counts = [(len(paths), kind, paths[0].name) for kind, paths in sorted(found.items()) if paths and kind not in read]
+    kinds = ", ".join(f"{count} {kind} ({name}{', …' if count > 1 else ''})" for count, kind, name in counts)
     return f"not read: {kinds}" if kinds else ""
 
 
 def report_not_read(where: object, found: FileKinds, read: Collection[str] = ()) -> None:
     """Logs :func:`not_read` as a warning unless it is empty."""
     if sentence := not_read(found, read):
-        counted_only.warning("%s: %s", where, sentence)
+        not_read_logger.warning("%s: %s", where, sentence)
 
 
 Sources = str | Path | Sequence[str | Path]
@@ -213,26 +213,26 @@ def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict
             problems.add(str(source), found=found, expected=expected, hint=hint)
     problems.refuse_if_any()
     images = _images(folder)
-    others = {source: walk(source) for source in _sources(folder) if source.is_dir()}
+    by_source = {source: walk(source) for source in _sources(folder) if source.is_dir()}
     if not images:
         where = ", ".join(map(str, _sources(folder))) or "images"
-        found = "; ".join(filter(None, ["no image", *map(not_read, others.values())]))
+        found = "; ".join(filter(None, ["no image", *map(not_read, by_source.values())]))
         problems.add(where, found=found, expected=f"files that end in {', '.join(sorted(SUFFIXES))}")
     problems.extend(name_problems(f"{name}{path.suffix}" for name, path, _ in images))
-    problems.extend(_twins(images))
-    unreadable, like, dark = _looked_at(images)
+    problems.extend(_duplicate_names(images))
+    unreadable, mask_like_paths, dark = _check_images(images)
     wrong = [problem for found in unreadable.values() for problem in found]
     problems.extend(left_out(wrong, len(unreadable) < len(images), skip_unreadable=skip_unreadable))
     problems.refuse_if_any()
-    for source, kinds in others.items():
+    for source, kinds in by_source.items():
         report_not_read(source, kinds, (PICTURE,))
-    of_masks = {f"{name}{ending}".lower() for name, _, _ in images for ending in MASK_ENDINGS}
-    if masks := [path for name, path, _ in images if path in like or name.lower() in of_masks]:
-        who = counted(len(masks), "image is a mask by its pixels or name", "images are masks by their pixels or names")
-        logger.warning("%s, such as %s: segmented like all others; if so, move them out of the images", who, masks[0])
+    mask_names = {f"{name}{ending}".lower() for name, _, _ in images for ending in MASK_ENDINGS}
+    if masks := [path for name, path, _ in images if path in mask_like_paths or name.lower() in mask_names]:
+        text = counted(len(masks), "image is a mask by its pixels or name", "images are masks by their pixels or names")
+        logger.warning("%s, such as %s: segmented like all others; if so, move them out of the images", text, masks[0])
     if dark:
-        who, rest = counted(len(dark), "image is", "images are"), "if 12 bits are stored in 16, scale them to 16 bits"
-        logger.warning("%s dark, no value above %d of 255, such as %s: %s", who, DARK, min(dark), rest)
+        text, rest = counted(len(dark), "image is", "images are"), "if 12 bits are stored in 16, scale them to 16 bits"
+        logger.warning("%s dark, no value above %d of 255, such as %s: %s", text, DARK, min(dark), rest)
     return [{"image": str(path.resolve()), "id": name} for name, path, _ in images if path not in unreadable]
 
 
@@ -257,24 +257,24 @@ def _images(folder: Sources) -> list[tuple[str, Path, Path]]:
     return found
 
 
-def _twins(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
+def _duplicate_names(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
     """Returns problems of images with one name in two folders or with two suffixes: they share a mask (fault 22)."""
-    named: dict[str, list[Path]] = defaultdict(list)
+    by_name: dict[str, list[Path]] = defaultdict(list)
     for name, path, _ in images:
-        named[name].append(path)
+        by_name[name].append(path)
     hint = "rename one image: both masks would have the same name"
     problems = Problems()
-    for name, paths in named.items():
-        alike = len({path.name for path in paths}) < len(paths)
+    for name, paths in by_name.items():
+        same_file_name = len({path.name for path in paths}) < len(paths)
         if len(paths) > 1:
-            there = " and ".join(str(path) if alike else path.name for path in paths)
-            problems.add(name, found=there, expected="one image of that name", hint=hint)
+            found = " and ".join(str(path) if same_file_name else path.name for path in paths)
+            problems.add(name, found=found, expected="one image of that name", hint=hint)
     return list(problems)
 
 
-def _looked_at(images: list[tuple[str, Path, Path]]) -> tuple[dict[Path, list[Problem]], set[Path], set[Path]]:
+def _check_images(images: list[tuple[str, Path, Path]]) -> tuple[dict[Path, list[Problem]], set[Path], set[Path]]:
     """Returns the problems of images by path, the images that look like masks, and those that are dark."""
-    like, dark = set[Path](), set[Path]()
+    mask_like_paths, dark_paths = set[Path](), set[Path]()
 
     def check(image: tuple[str, Path, Path]) -> list[Problem]:
         _, path, root = image
@@ -282,12 +282,13 @@ def _looked_at(images: list[tuple[str, Path, Path]]) -> tuple[dict[Path, list[Pr
             return [Problem(str(path), found="a link that leads out of the folder", expected="a file in the folder")]
         try:
             picture = read_image(path)
-            like.update([path] if mask_like(picture) else [])
-            dark.update([path] if picture.max() <= DARK else [])
+            mask_like_paths.update([path] if mask_like(picture) else [])
+            dark_paths.update([path] if picture.max() <= DARK else [])
         except Refused as refusal:
             return refusal.problems
         return []
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         found = progress_bar(pool.map(check, images), total=len(images), desc="reading", unit="image")
-        return {path: problems for (_, path, _), problems in zip(images, found, strict=True) if problems}, like, dark
+        unreadable = {path: problems for (_, path, _), problems in zip(images, found, strict=True) if problems}
+    return unreadable, mask_like_paths, dark_paths

@@ -54,8 +54,9 @@ def clusters(hashes: Sequence[str], groups: Sequence[str | None]) -> list[list[i
     first: dict[tuple[str, str], int] = {}
     edges = []
     for index, (digest, group) in enumerate(zip(hashes, groups, strict=True)):
-        for key in [("bytes", digest)] + ([("group", same)] if (same := normal(group or "")) else []):
-            edges.append((index, first.setdefault(key, index)))
+        edges.append((index, first.setdefault(("bytes", digest), index)))
+        if name := normal(group or ""):
+            edges.append((index, first.setdefault(("group", name), index)))
     if not edges:
         return []
     graph = coo_array((np.ones(len(edges)), np.transpose(edges)), shape=(len(hashes), len(hashes)))
@@ -98,24 +99,24 @@ def subset(hashes: Sequence[str], limit: int | None) -> list[int]:
     return sorted(chosen if limit is None else chosen[:limit])
 
 
-def iid(together: Clusters, sites: int, *, seed: int = 0) -> list[list[int]]:
+def iid(members: Clusters, sites: int, *, seed: int = 0) -> list[list[int]]:
     """Divides clusters at random into parts of about equal size.
 
     Args:
-        together: clusters of indices (:func:`clusters`).
+        members: clusters of indices (:func:`clusters`).
         sites: number of parts.
         seed: seed of the order.
 
     Returns:
         Indices of each part, ascending.
     """
-    if not 1 <= sites <= len(together):
-        found = f"{sites} sites for {len(together)} independent groups of images"
+    if not 1 <= sites <= len(members):
+        found = f"{sites} sites for {len(members)} independent groups of images"
         raise refused("sites", found=found, expected="at least one group per site", hint="choose fewer sites")
-    order = np.random.default_rng(derive_seed(seed, "iid")).permutation(len(together))
+    order = np.random.default_rng(derive_seed(seed, "iid")).permutation(len(members))
     parts: list[list[int]] = [[] for _ in range(sites)]
-    for index in sorted(order.tolist(), key=lambda index: -len(together[index])):
-        min(parts, key=len).extend(together[index])
+    for index in sorted(order.tolist(), key=lambda index: -len(members[index])):
+        min(parts, key=len).extend(members[index])
     return [sorted(part) for part in parts]
 
 
@@ -137,21 +138,21 @@ def hold_out(
         Images of each split in the order of ``shares``, then all the rest.
     """
     everything = _clusters_of(found)
-    together = [cluster for cluster in everything if all(eligible[index] for index in cluster)]
-    leave = int(len(together) == len(everything))
-    scale = min(1.0, sum(map(len, together)) / (sum(shares) * len(found))) if sum(shares) and found else 1.0
+    candidates = [cluster for cluster in everything if all(eligible[index] for index in cluster)]
+    leave = int(len(candidates) == len(everything))
+    scale = min(1.0, sum(map(len, candidates)) / (sum(shares) * len(found))) if sum(shares) and found else 1.0
     splits: list[set[int]] = []
     for number, share in enumerate(shares):
         random = np.random.default_rng(derive_seed(seed, f"hold-out-{number}"))
-        drawn = draw([len(cluster) for cluster in together], round(share * scale * len(found)), random, leave=leave)
-        splits.append({index for cluster in drawn for index in together[cluster]})
-        together = [cluster for index, cluster in enumerate(together) if index not in drawn]
+        drawn = draw([len(cluster) for cluster in candidates], round(share * scale * len(found)), random, leave=leave)
+        splits.append({index for cluster in drawn for index in candidates[cluster]})
+        candidates = [cluster for index, cluster in enumerate(candidates) if index not in drawn]
     splits.append(set(range(len(found))).difference(*splits))
-    return [[one for index, one in enumerate(found) if index in split] for split in splits]
+    return [[entry for index, entry in enumerate(found) if index in split] for split in splits]
 
 
 def _clusters_of(found: Sequence[Found]) -> Clusters:
-    return clusters([one.sha256 for one in found], [one.group for one in found])
+    return clusters([entry.sha256 for entry in found], [entry.group for entry in found])
 
 
 def draw_public(found: list[Found], public: str | None, seed: int) -> tuple[list[Found], list[Found]]:
@@ -165,9 +166,10 @@ def draw_public(found: list[Found], public: str | None, seed: int) -> tuple[list
     """
     if public is None:
         return [], found
-    origins = sorted({one.origin for one in found if one.origin})
+    origins = sorted({image.origin for image in found if image.origin})
     if public in origins:
-        return [one for one in found if one.origin == public], [one for one in found if one.origin != public]
+        chosen = [image for image in found if image.origin == public]
+        return chosen, [image for image in found if image.origin != public]
     number = 0.0
     with suppress(ValueError):
         number = float(public)
@@ -175,7 +177,7 @@ def draw_public(found: list[Found], public: str | None, seed: int) -> tuple[list
     if not 0 < share < 1:
         expected = f"a count below {len(found)}, a share in (0, 1), one of {origins}, or none"
         raise refused("--public", found=repr(public), expected=expected, hint="for instance 100")
-    drawn, rest = hold_out(found, [one.label is not None for one in found], [share], seed=seed)
+    drawn, rest = hold_out(found, [image.label is not None for image in found], [share], seed=seed)
     if not drawn:
         hint = "unpack the ground truth next to the images"
         raise refused("--public", found="none to draw from", expected="images with masks", hint=hint)
@@ -194,10 +196,11 @@ def divide(found: list[Found], sites: int | str, seed: int) -> dict[str, list[Fo
         parts = iid(_clusters_of(found), sites, seed=seed)
         return {f"site-{number}": [found[index] for index in part] for number, part in enumerate(parts, start=1)}
     require(one_of("--sites", sites, [FOLDER], "give a number, or this word"))
-    if any(not one.origin for one in found):
+    origins = sorted({image.origin for image in found})
+    if "" in origins:
         hint = "put each site's images into a folder of its own"
         raise refused("--sites folder", found="images in no folder", expected="a folder for each site", hint=hint)
-    return {name: [one for one in found if one.origin == name] for name in sorted({one.origin for one in found})}
+    return {name: [image for image in found if image.origin == name] for name in origins}
 
 
 def share_problems(validation: float, test: float) -> list[Problem]:
@@ -212,7 +215,7 @@ def share_problems(validation: float, test: float) -> list[Problem]:
 
 
 def draw_measuring(
-    by_site: Mapping[str, list[Found]], shares: Sequence[float], beside: Sequence[Found], seed: int, unseen: Names = ()
+    by_site: Mapping[str, list[Found]], shares: Sequence[float], public: Sequence[Found], seed: int, unseen: Names = ()
 ) -> tuple[Places, list[str]]:
     """Draws each site's validation and test images; the rest is unlabelled.
 
@@ -222,7 +225,7 @@ def draw_measuring(
     Args:
         by_site: images of each site.
         shares: shares of the site's images for validation and test, each in [0, 1).
-        beside: the public images.
+        public: the public images.
         seed: seed of the draws.
         unseen: sites whose splits :func:`make_unseen` joins again.
 
@@ -231,27 +234,31 @@ def draw_measuring(
     """
     owners: dict[str, set[str]] = {}
 
-    def keys(one: Found) -> list[str]:
-        return [one.sha256, *([f"group {one.group}"] if one.group else [])]
+    def keys(entry: Found) -> list[str]:
+        return [entry.sha256, *([f"group {entry.group}"] if entry.group else [])]
 
-    for site, ones in [("", beside), *by_site.items()]:
-        for key in (key for one in ones for key in keys(one)):
+    def has_mask(entry: Found) -> bool:
+        return entry.label is not None and entry.label_kind is None
+
+    for site, entries in [("", public), *by_site.items()]:
+        for key in (key for entry in entries for key in keys(entry)):
             owners.setdefault(key, set()).add(site)
-    places: Places = {("", Split.PUBLIC): list(beside)}
+    places: Places = {("", Split.PUBLIC): list(public)}
     sentences = list[str]()
-    for site, ones in by_site.items():
-        masked = [one.label is not None and one.label_kind is None for one in ones]
-        own = [mask and all(len(owners[key]) == 1 for key in keys(one)) for one, mask in zip(ones, masked, strict=True)]
-        drawn = hold_out(ones, own, shares, seed=seed)
+    for site, entries in by_site.items():
+        eligible = [has_mask(entry) and all(len(owners[key]) == 1 for key in keys(entry)) for entry in entries]
+        drawn = hold_out(entries, eligible, shares, seed=seed)
         places |= zip([(site, split) for split in (Split.VALIDATION, Split.TEST, Split.UNLABELLED)], drawn, strict=True)
-        groups = Counter(one.group for one, mask in zip(ones, masked, strict=True) if mask and one.group)
-        bare = {one.group for one, mask in zip(ones, masked, strict=True) if not mask}
+        groups = Counter(entry.group for entry in entries if entry.group and has_mask(entry))
+        unmasked_groups = {entry.group for entry in entries if not has_mask(entry)}
         shared = {group for group in groups if len(owners[f"group {group}"]) > 1}
-        for of, why in ((shared, SHARED), (groups.keys() & bare - shared, "also used by images without a mask")):
-            if of and any(shares) and site not in unseen:
-                count = sum(groups[group] for group in of)
-                who = counted(count, f"image of {site} has a mask but is", f"images of {site} have masks but are")
-                sentences.append(f"{who} not used for validation or test: their groups, such as {min(of)!r}, are {why}")
+        partly_masked = groups.keys() & unmasked_groups - shared
+        for excluded, reason in ((shared, SHARED), (partly_masked, "also used by images without a mask")):
+            if excluded and any(shares) and site not in unseen:
+                count = sum(groups[group] for group in excluded)
+                subject = counted(count, f"image of {site} has a mask but is", f"images of {site} have masks but are")
+                reason = f"their groups, such as {min(excluded)!r}, are {reason}"
+                sentences.append(f"{subject} not used for validation or test: {reason}")
     return places, sentences
 
 
@@ -278,35 +285,35 @@ def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]
     if names and not set(sites) - set(names):
         problems.add("--unseen", found="every site", expected="at least one site left for training")
     problems.refuse_if_any()
-    changed: Places = {place: ones for place, ones in places.items() if place[0] not in names}
+    changed: Places = {place: entries for place, entries in places.items() if place[0] not in names}
     sentences = []
     for name in [site for site in sites if site in names]:
-        everything = [one for split in SITE_SPLITS for one in places.get((name, split), [])]
-        others = [one for place, ones in places.items() if place[0] != name for one in ones]
-        hashes, groups = {one.sha256 for one in others}, {one.group for one in others} - {None}
-        labelled = [one for one in everything if one.label is not None]
-        new = [one for one in labelled if one.sha256 not in hashes]
-        kept = [one for one in new if one.group not in groups]
-        of_site = list[str]()
-        for count, one, many, why in (
+        everything = [entry for split in SITE_SPLITS for entry in places.get((name, split), [])]
+        others = [entry for place, entries in places.items() if place[0] != name for entry in entries]
+        hashes, groups = {entry.sha256 for entry in others}, {entry.group for entry in others} - {None}
+        labelled = [entry for entry in everything if entry.label is not None]
+        new = [entry for entry in labelled if entry.sha256 not in hashes]
+        kept = [entry for entry in new if entry.group not in groups]
+        site_sentences = list[str]()
+        for count, singular, plural, reason in (
             (len(everything) - len(labelled), "has", "have", "no mask"),
             (len(labelled) - len(new), "is also", "are also", "elsewhere, but the site must be unseen"),
             (len(new) - len(kept), "shares", "share", "a patient or video with others, but the site must be unseen"),
         ):
             if count:
-                who = counted(count, f"image of {name} {one}", f"images of {name} {many}")
-                of_site.append(f"{who} {why}: left out")
-        sentences += of_site
+                subject = counted(count, f"image of {name} {singular}", f"images of {name} {plural}")
+                site_sentences.append(f"{subject} {reason}: left out")
+        sentences += site_sentences
         if not kept:
             hint = "add masks of images that are nowhere else, or leave the site out of --unseen"
-            found = "; ".join(["no image for testing", *of_site])
+            found = "; ".join(["no image for testing", *site_sentences])
             problems.add(f"--unseen {name}", found=found, expected="images with masks", hint=hint)
         changed[name, Split.TEST] = kept
     problems.refuse_if_any()
     return changed, sentences
 
 
-def divide_sites(places: Places, parts: int, *, seed: int = 0, spared: Sequence[str] = ()) -> tuple[Places, list[str]]:
+def divide_sites(places: Places, parts: int, *, seed: int = 0, skip: Sequence[str] = ()) -> tuple[Places, list[str]]:
     """Divides every site into ``<name>-1`` to ``<name>-<parts>``, each with about equal shares of all three splits.
 
     Images of one group or with the same bytes go to the same part, across splits. The result depends on the images'
@@ -316,7 +323,7 @@ def divide_sites(places: Places, parts: int, *, seed: int = 0, spared: Sequence[
         places: images by site and split; the public ones are unchanged.
         parts: number of parts of each site.
         seed: seed of the order in which clusters are assigned.
-        spared: sites that are not divided.
+        skip: sites that are not divided.
 
     Returns:
         Images by site and split, and sentences on splits too small for every part.
@@ -331,25 +338,26 @@ def divide_sites(places: Places, parts: int, *, seed: int = 0, spared: Sequence[
     sentences = []
     sites = list(dict.fromkeys(site for site, _ in places))
     for site in sites:
-        mine = [(split, one) for (name, split), ones in places.items() if name == site for one in ones]
-        if not site or site in spared:
-            changed.update({place: ones for place, ones in places.items() if place[0] == site})
+        of_site = {place: entries for place, entries in places.items() if place[0] == site}
+        if not site or site in skip:
+            changed |= of_site
             continue
         for name in sorted({f"{site}-{part + 1}" for part in range(parts)} & set(sites)):
             found, expected = f"a site {name!r}", f"free names {site}-1 to {site}-{parts} for its parts"
             problems.add(f"--divide {parts}: {site}", found=found, expected=expected, hint="rename the site")
-        together = _clusters_of([one for _, one in mine])
-        if len(together) < parts:
-            found = f"{counted(len(together), 'independent group')} of images"
+        images = [(split, entry) for (_, split), entries in of_site.items() for entry in entries]
+        groups = _clusters_of([entry for _, entry in images])
+        if len(groups) < parts:
+            found = f"{counted(len(groups), 'independent group')} of images"
             hint = "choose fewer parts, or leave the site whole"
             problems.add(f"--divide {parts}: {site}", found=found, expected=f"at least {parts}", hint=hint)
             continue
-        owner = _deal([[mine[index][0] for index in cluster] for cluster in together], parts, seed)
-        part_of = {index: part for cluster, part in zip(together, owner, strict=True) for index in cluster}
+        assigned = _assign_parts([[images[index][0] for index in group] for group in groups], parts, seed)
+        part_of = {index: part for group, part in zip(groups, assigned, strict=True) for index in group}
         for split in SITE_SPLITS:
-            indices = [index for index, (where, _) in enumerate(mine) if where is split]
+            indices = [index for index, (split_of_image, _) in enumerate(images) if split_of_image is split]
             for part in range(parts):
-                chosen = [mine[index][1] for index in indices if part_of[index] == part]
+                chosen = [images[index][1] for index in indices if part_of[index] == part]
                 changed[f"{site}-{part + 1}", split] = chosen
                 if indices and not chosen:
                     sentences.append(f"{site}-{part + 1} has no {split.value} images: too few groups to divide")
@@ -357,19 +365,19 @@ def divide_sites(places: Places, parts: int, *, seed: int = 0, spared: Sequence[
     return changed, sentences
 
 
-def _deal(contents: Sequence[Sequence[Split]], parts: int, seed: int) -> list[int]:
+def _assign_parts(contents: Sequence[Sequence[Split]], parts: int, seed: int) -> list[int]:
     """Returns the part of each cluster: largest first, each to the part where it balances the splits most."""
     sizes = np.array([[cluster.count(split) for split in SITE_SPLITS] for cluster in map(list, contents)], dtype=float)
     shares = sizes / np.maximum(sizes.sum(axis=0), 1)
     order = np.random.default_rng(derive_seed(seed, "divide")).permutation(len(sizes))
     load = np.zeros((parts, len(SITE_SPLITS)))
-    owner = [0] * len(sizes)
+    part_of = [0] * len(sizes)
     for index in sorted(order.tolist(), key=lambda index: -shares[index].sum()):
         cost = ((load + shares[index]) ** 2 - load**2).sum(axis=1)
         part = min(range(parts), key=lambda part: (round(cost[part], 12), round(load[part].sum(), 12), part))
         load[part] += shares[index]
-        owner[index] = part
-    return owner
+        part_of[index] = part
+    return part_of
 
 
 class Groups:
@@ -390,28 +398,28 @@ class Groups:
     """
 
     def __init__(self, path: str | Path, column: str = "group", volumes: Mapping[str, str] | None = None) -> None:
-        self.path, self.column, self.of_folders, self.volumes = Path(path), column, volumes is not None, volumes or {}
-        self.rows = _read(self.path, column)
+        self.path, self.column, self.by_folder, self.volumes = Path(path), column, volumes is not None, volumes or {}
+        self.rows = _read_groups(self.path, column)
         self._by_stem: dict[str, list[tuple[PurePosixPath, str]]] = {}
         for listed, group in self.rows:
             for name in _stems(listed):
                 self._by_stem.setdefault(name, []).append((PurePosixPath(listed), group))
 
-    def of(self, image: str) -> str | None:
+    def group_of(self, image: str) -> str | None:
         """Returns the group of an image by its relative path, or ``None``.
 
         Raises:
             Refused: rows with different groups match it equally well.
         """
-        here = PurePosixPath(normal(image))
+        path = PurePosixPath(normal(image))
         rows = self._by_stem.get(stem(image), [])
-        if not rows and self.of_folders:
-            here = here.parent
-            rows = self._by_stem.get(here.name, [])
+        if not rows and self.by_folder:
+            path = path.parent
+            rows = self._by_stem.get(path.name, [])
         if not rows and (volume := self.volumes.get(PurePosixPath(image).parent.as_posix())):
-            here = PurePosixPath(normal(volume))
-            rows = self._by_stem.get(stem_of(here), [])
-        counts = [(parts_in_common(here, listed), group) for listed, group in rows]
+            path = PurePosixPath(normal(volume))
+            rows = self._by_stem.get(stem_of(path), [])
+        counts = [(parts_in_common(path, listed), group) for listed, group in rows]
         longest = max((1, *(count for count, _ in counts)))  # a row of another folder has 0 and is another image
         groups = {group for count, group in counts if count == longest}
         if len(groups) > 1:
@@ -425,7 +433,7 @@ class Groups:
             Refused: none of the images has a group.
         """
         images = sorted(set(images))
-        groups = {image: self.of(image) for image in images}
+        groups = {image: self.group_of(image) for image in images}
         lacking = [image for image, group in groups.items() if group is None]
         if images and len(lacking) == len(images):
             named = [name for name, group in self.rows if group]
@@ -433,35 +441,35 @@ class Groups:
             hint = "add an 'image' column with paths, or an 'id' column with file names without their endings"
             raise refused(self.path, found=found, expected=f"groups for images like {images[0]!r}", hint=hint)
         count = Counter([*map(stem, images), *(stem_of(PurePosixPath(normal(path))) for path in self.volumes.values())])
-        folders = {PurePosixPath(normal(image)).parent.name for image in images if self.of_folders}
-        bare = {name for name, group in self.rows if group and "/" not in name}
-        several = sorted(name for name in bare if sum(count[each] for each in _stems(name)) > 1)
-        none = [name for name in dict(self.rows) if not _stems(name) & (count.keys() | folders)]
-        alike = "without a folder, for several images each, such as {}: all these images get the group of that row"
-        notes = ((several, f"{alike}; give paths to tell them apart"), (none, "without a matching image, such as {}"))
+        folders = {PurePosixPath(normal(image)).parent.name for image in images if self.by_folder}
+        bare_names = {name for name, group in self.rows if group and "/" not in name}
+        ambiguous = sorted(name for name in bare_names if sum(count[each] for each in _stems(name)) > 1)
+        unmatched = [name for name in dict(self.rows) if not _stems(name) & (count.keys() | folders)]
+        shared = "without a folder, for several images each, such as {}: all these images get the group of that row"
+        shared += "; give paths to tell them apart"
         sentences = [f"{len(lacking)} of {len(images)} images have no group in {self.path.name}"] if lacking else []
-        if unsure := [group for group in groups.values() if group and group.casefold() in UNSURE]:
-            who = counted(len(unsure), "image has a group", "images have groups") + " that may mean none"
-            sentences.append(f"{who}, such as {unsure[0]!r}, and stay together: if so, leave these groups empty")
-        for names, what in notes:
-            who = counted(len(names), "name is", "names are")
-            sentences += [f"{who} in {self.path.name} {what.format(repr(names[0]))}"] if names else []
+        if doubtful := [group for group in groups.values() if group and group.casefold() in POSSIBLY_NONE]:
+            subject = counted(len(doubtful), "image has a group", "images have groups") + " that may mean none"
+            sentences.append(f"{subject}, such as {doubtful[0]!r}, and stay together: if so, leave these groups empty")
+        for names, what in ((ambiguous, shared), (unmatched, "without a matching image, such as {}")):
+            subject = counted(len(names), "name is", "names are")
+            sentences += [f"{subject} in {self.path.name} {what.format(repr(names[0]))}"] if names else []
         return sentences
 
 
 NAMES = ("image", "image_name", "image_path", "path", "file", "file_name", "filename", "image_id", "isic_id", "id")
 """Columns that name images; case is ignored, and spaces and hyphens count as underscores."""
-NONE = frozenset({"", "nan", "NaN", "NaT", "<NA>", "None", "NULL", "null", "#N/A", "#NV"})
+MISSING = frozenset({"", "nan", "NaN", "NaT", "<NA>", "None", "NULL", "null", "#N/A", "#NV"})
 """Values that mean no group: missing values as written by pandas, R, databases and Excel."""
-UNSURE = frozenset({"na", "n/a", "nan", "none", "null", "nil", "unknown", "missing", "-", "?", "."})
+POSSIBLY_NONE = frozenset({"na", "n/a", "nan", "none", "null", "nil", "unknown", "missing", "-", "?", "."})
 """Groups in lower case that mean none in some tables and are a patient's name in others."""
-_WHOLE = re.compile(r"^(\d+)\.0+$")  # pandas writes integers of a column with missing values so
-_SPOILT = re.compile(r"\d(?:[.,]\d+)?E\+\d+|#[A-ZÄÖÜ/0]{2,}[!?]|#{3,}")
+_FLOAT_INTEGER = re.compile(r"^(\d+)\.0+$")  # pandas writes integers of a column with missing values so
+_CHANGED_BY_EXCEL = re.compile(r"\d(?:[.,]\d+)?E\+\d+|#[A-ZÄÖÜ/0]{2,}[!?]|#{3,}")
 _FORMULA = re.compile(r'="?(.*?)"?')  # ="001" prevents Excel from reading a number
-UNQUOTED = "close the quotes, or double quotes that are part of a value"
+QUOTES_HINT = "close the quotes, or double quotes that are part of a value"
 _BINARY = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x1f\x8b", b"%PDF")
 """First bytes of workbooks (.xlsx, .ods, .xls), Parquet, gzip and PDF."""
-_MARKS = {
+_BOMS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, as its BOM starts with UTF-16's
     codecs.BOM_UTF32_BE: "utf-32",
@@ -471,54 +479,54 @@ _MARKS = {
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "'|'"}
 
 
-def _read(path: Path, column: str) -> list[tuple[str, str]]:
+def _read_groups(path: Path, column: str) -> list[tuple[str, str]]:
     """Returns the name and group of every row, in their normal form."""
-    text, encoding = _text(path)
+    text, encoding = _decode(path)
     lines = list(io.StringIO(text, newline=""))
     declared = re.fullmatch(r'"?sep=(.)"?[;,]*', lines[0].strip("\r\n"), re.IGNORECASE) if lines else None
     start = 1 if declared else 0
-    wanted = _title(column)
+    wanted = _column_key(column)
     first = next((line for line in lines[start:] if normal(line)), "")
-    headers = {each: next(csv.reader([first], delimiter=each), []) for each in _DELIMITERS}
-    fitting = [each for each, header in headers.items() if wanted in map(_title, header)]
-    delimiter = declared[1] if declared else max(fitting or headers, key=lambda each: len(headers[each]))
-    how = f"{encoding}, separated by {_DELIMITERS.get(delimiter, repr(delimiter))}"
+    headers = {candidate: next(csv.reader([first], delimiter=candidate), []) for candidate in _DELIMITERS}
+    matching = [candidate for candidate, header in headers.items() if wanted in map(_column_key, header)]
+    delimiter = declared[1] if declared else max(matching or headers, key=lambda candidate: len(headers[candidate]))
+    layout = f"{encoding}, separated by {_DELIMITERS.get(delimiter, repr(delimiter))}"
     rows = _rows(lines[start:], delimiter, path, start)
     header = [normal(title) for title in rows[0][1]] if rows else []
-    titles = [_title(title) for title in header]
+    titles = [_column_key(title) for title in header]
     key = next((name for name in NAMES if name in titles and name != wanted), None)
-    twice = any(titles.count(str(title)) > 1 for title in (wanted, key))
-    if wanted not in titles or key is None or twice:
+    repeated = any(titles.count(str(title)) > 1 for title in (wanted, key))
+    if wanted not in titles or key is None or repeated:
         hint = "name the group's column with --group-column"
         expected = f"columns {column!r} and one of {', '.join(map(repr, NAMES))}, each once"
-        raise refused(path, found=f"the columns {header} ({how})", expected=expected, hint=hint)
-    places = titles.index(key), titles.index(wanted)
-    problems, seen, found = Problems(), dict[str, tuple[int, str]](), list[tuple[str, str]]()
+        raise refused(path, found=f"the columns {header} ({layout})", expected=expected, hint=hint)
+    columns = titles.index(key), titles.index(wanted)
+    problems, seen, groups = Problems(), dict[str, tuple[int, str]](), list[tuple[str, str]]()
     for line, row in rows[1:]:
         where = f"{path}, line {line}"
-        name, group = (_value(row[place]) if place < len(row) else "" for place in places)
-        name, group = name.replace("\\", "/"), "" if group in NONE else _WHOLE.sub(r"\1", group)
-        if len(row) > len(header) and any(each.strip() for each in row[len(header) :]):
-            there, hint = f"{len(row)} values ({how})", "put values that contain the separator into quotes"
-            problems.add(where, found=there, expected=f"{len(header)}, as in the header", hint=hint)
-        elif any("\n" in row[place] or "\r" in row[place] for place in places if place < len(row)):
-            problems.add(where, found="a value with a line break", expected="a name and a group", hint=UNQUOTED)
+        name, group = (_cell(row[place]) if place < len(row) else "" for place in columns)
+        name, group = name.replace("\\", "/"), "" if group in MISSING else _FLOAT_INTEGER.sub(r"\1", group)
+        if len(row) > len(header) and any(candidate.strip() for candidate in row[len(header) :]):
+            found, hint = f"{len(row)} values ({layout})", "put values that contain the separator into quotes"
+            problems.add(where, found=found, expected=f"{len(header)}, as in the header", hint=hint)
+        elif any("\n" in row[place] or "\r" in row[place] for place in columns if place < len(row)):
+            problems.add(where, found="a value with a line break", expected="a name and a group", hint=QUOTES_HINT)
         elif not name:
             expected, hint = f"a name in the column {key!r}", "complete the row, or delete it"
             problems.add(where, found="none", expected=expected, hint=hint)
-        elif spoilt := next((each for each in (name, group) if _SPOILT.fullmatch(each)), None):
+        elif changed := next(filter(_CHANGED_BY_EXCEL.fullmatch, (name, group)), None):
             hint = "Excel has changed it: format the column as text, and enter the values again"
-            problems.add(where, found=repr(spoilt), expected="the original name and group", hint=hint)
+            problems.add(where, found=repr(changed), expected="the original name and group", hint=hint)
         elif seen.setdefault(name, (line, group))[1] != group:
-            there = f"{group!r} for {name!r}, and {seen[name][1]!r} in line {seen[name][0]}"
-            problems.add(where, found=there, expected="one group per image", hint="correct one of the two rows")
+            found = f"{group!r} for {name!r}, and {seen[name][1]!r} in line {seen[name][0]}"
+            problems.add(where, found=found, expected="one group per image", hint="correct one of the two rows")
         else:
-            found.append((name, group))
+            groups.append((name, group))
     problems.refuse_if_any()
-    return found
+    return groups
 
 
-def _text(path: Path) -> tuple[str, str]:
+def _decode(path: Path) -> tuple[str, str]:
     """Returns a file's text and its encoding."""
     try:
         content = path.read_bytes()
@@ -526,13 +534,13 @@ def _text(path: Path) -> tuple[str, str]:
         raise refused(path, str(error), "a CSV file", "check the path") from None
     if content.startswith(_BINARY):
         raise refused(path, "a workbook or another binary file", "a CSV file", "save the sheet as CSV (UTF-8)")
-    mark = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
-    guesses = [mark] if mark else ["utf-8", "cp1252"]
-    for encoding in guesses:
+    bom = next((encoding for bom, encoding in _BOMS.items() if content.startswith(bom)), None)
+    encodings = [bom] if bom else ["utf-8", "cp1252"]
+    for encoding in encodings:
         with suppress(UnicodeDecodeError):
             if "\0" not in (text := content.decode(encoding)):
                 return text, encoding
-    raise refused(path, f"text that is not {' or '.join(guesses)}", "a CSV file", "save it as CSV (UTF-8)")
+    raise refused(path, f"text that is not {' or '.join(encodings)}", "a CSV file", "save it as CSV (UTF-8)")
 
 
 def _rows(lines: Sequence[str], delimiter: str, path: Path, skipped: int) -> list[tuple[int, list[str]]]:
@@ -542,23 +550,23 @@ def _rows(lines: Sequence[str], delimiter: str, path: Path, skipped: int) -> lis
         return [(reader.line_num + skipped, row) for row in reader if any(normal(value) for value in row)]
     except csv.Error as error:
         where = f"{path}, line {reader.line_num + skipped}"
-        raise refused(where, str(error), "a row of a CSV file", UNQUOTED) from None
+        raise refused(where, str(error), "a row of a CSV file", QUOTES_HINT) from None
 
 
-def _title(name: str) -> str:
+def _column_key(name: str) -> str:
     return re.sub(r"[ -]", "_", normal(name).casefold())
 
 
-def _value(text: str) -> str:
+def _cell(text: str) -> str:
     formula = _FORMULA.fullmatch(normal(text))
     return normal(formula[1] if formula else text)
 
 
 def _stems(name: str) -> set[str]:
     """Returns the image stems that a name can match; the part after its last dot may not be a suffix."""
-    last = PurePosixPath(name)
-    bare = last.stem if last.suffix.lower() in SUFFIXES else stem_of(last)  # of a volume without .nii.gz
-    return {last.name, _WHOLE.sub(r"\1", bare) if bare == last.name else bare}
+    path = PurePosixPath(name)
+    without_suffix = path.stem if path.suffix.lower() in SUFFIXES else stem_of(path)  # of a volume without .nii.gz
+    return {path.name, _FLOAT_INTEGER.sub(r"\1", without_suffix) if without_suffix == path.name else without_suffix}
 
 
 def parts_in_common(one: PurePosixPath, other: PurePosixPath) -> int:

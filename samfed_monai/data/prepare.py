@@ -10,16 +10,16 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Problems, name_problems, or_skip, refused
+from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip, refused
 from samfed_monai.core.io import taken_back_on_error
 from samfed_monai.core.validators import require, whole
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.archives import unpack_all
-from samfed_monai.data.checks import Facts, leaks, repeated_stems, stem, survey, unlike_foreground
+from samfed_monai.data.checks import Facts, foreground_problem, leaks, repeated_stems, stem, survey
 from samfed_monai.data.classes import list_class_problems
 from samfed_monai.data.coco import draw_coco
 from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, require_free
-from samfed_monai.data.folders import Found, declare_kinds, find_folders, other_values, without_mask
+from samfed_monai.data.folders import Found, class_value_problems, declare_kinds, find_folders, without_mask
 from samfed_monai.data.partitions import (
     Groups,
     Places,
@@ -99,39 +99,40 @@ class Options:
     report: bool = True
 
     @cached_property
-    def groups_read(self) -> Groups | None:
+    def groups_table(self) -> Groups | None:
         """The content of the groups file."""
         return Groups(self.groups, self.group_column, self.volumes if self.by_folder else None) if self.groups else None
 
     @property
-    def drawing(self) -> dict[str, Any]:
+    def draw_options(self) -> dict[str, Any]:
         """Arguments for drawing validation and test images."""
         return {"shares": (self.validation, self.test), "seed": self.seed, "unseen": self.unseen}
 
     @property
-    def called(self) -> str:
+    def list_name(self) -> str:
         """The list's name."""
         return self.name or Path(self.output).stem
 
-    def grouped(self, found: Iterable[Found], *, known: bool = False) -> list[Found]:
+    def with_groups(self, found: Iterable[Found], *, keep_known: bool = False) -> list[Found]:
         """Returns the images with their groups from the groups file.
 
         Args:
             found: images.
-            known: whether an image that is not in the file keeps the group from its source. Images of one folder
+            keep_known: whether an image that is not in the file keeps the group from its source. Images of one folder
                 (``by_folder``) stay together: all get the group that the file gives to some of them.
 
         Raises:
             Refused: the file has two groups for images of one folder.
         """
-        found = [one if known else replace(one, group=None) for one in found]
-        of, given = self.groups_read.of if self.groups_read else lambda image: None, dict[str | None, str]()
-        for one in found:
-            whole, group = (one.group if self.by_folder else None) or one.image, of(one.image)
-            if group and given.setdefault(whole, group) != group:
-                there, expected = f"{given[whole]!r} and {group!r} for images of {whole}", "one group for all of them"
-                raise refused(self.groups, there, expected, "correct the rows of this volume or folder")
-        return [replace(one, group=given.get(one.image, given.get(one.group, one.group))) for one in found]
+        found = [entry if keep_known else replace(entry, group=None) for entry in found]
+        groups: dict[str | None, str] = {}
+        for entry in found:
+            unit = (entry.group if self.by_folder else None) or entry.image
+            group = self.groups_table.group_of(entry.image) if self.groups_table else None
+            if group and groups.setdefault(unit, group) != group:
+                both, expected = f"{groups[unit]!r} and {group!r} for images of {unit}", "one group for all of them"
+                raise refused(self.groups, both, expected, "correct the rows of this volume or folder")
+        return [replace(entry, group=groups.get(entry.image, groups.get(entry.group, entry.group))) for entry in found]
 
 
 @dataclass(frozen=True)
@@ -145,27 +146,26 @@ class Prepared:
     coverage: list[Coverage] = field(default_factory=list)
 
 
-UNUSED = ("public", "validation", "test", "unseen", "label_kinds", "limit_per_site")
+NOT_WITH_TEST_ONLY = ("public", "validation", "test", "unseen", "label_kinds", "limit_per_site")
 NOTHING = "nothing with --test-only, which makes every image with a mask a test image"
 
 
-def check_first(options: Options) -> None:
+def check_options(options: Options) -> None:
     """Refuses wrong options before any image is read, for instance impossible shares or an output in use."""
-    problems = Problems()
-    problems.extend(share_problems(options.validation, options.test))
+    problems = Problems(share_problems(options.validation, options.test))
     problems.extend(whole("--limit-per-site", options.limit_per_site or 0, "a number of images", least=0))
     if options.classes:
         problems.extend(list_class_problems(options.classes, options.mask_threshold, "--classes"))
     given, default = vars(options), vars(Options(options.output))
-    unused = [name for name in UNUSED if (given[name] or None) != (default[name] or None)] if options.test_only else []
-    for name in unused:
-        option = f"--{name.replace('_kinds', '-kind').replace('_', '-')}"
-        problems.add(option, found="a value", expected=NOTHING, hint="leave it out")
+    for name in NOT_WITH_TEST_ONLY if options.test_only else ():
+        if (given[name] or None) != (default[name] or None):
+            option = f"--{name.replace('_kinds', '-kind').replace('_', '-')}"
+            problems.add(option, found="a value", expected=NOTHING, hint="leave it out")
     if options.groups is None and options.group_column != default["group_column"]:
         expected, hint = "--groups FILE.csv as well", "give both options, or neither"
         problems.add("--group-column", found=repr(options.group_column), expected=expected, hint=hint)
     with problems.collected():
-        require_free(options.output, name=options.called)
+        require_free(options.output, name=options.list_name)
     problems.refuse_if_any()
 
 
@@ -184,7 +184,7 @@ class Looked:
     sentences: list[str]
 
 
-def look_at(
+def inspect_images(
     found: Mapping[Any, Sequence[Found]], root: Path, options: Options, known: Iterable[Problem] = ()
 ) -> Looked:
     """Reads all files; refuses damaged ones, and a groups file that matches no image, before images are divided.
@@ -195,38 +195,36 @@ def look_at(
         options: see :class:`Options`; with ``skip_unreadable`` unreadable images are left out, with a warning each.
         known: problems of the source, refused together with those found here.
     """
-    everything = [one for ones in found.values() for one in ones]
-    problems, sentences = Problems(), list[str]()
-    problems.extend(known)
-    if odd := name_problems(name for one in everything for name in (one.image, one.label) if name):
-        problems.extend(odd)
-        problems.refuse_if_any()
+    everything = [entry for entries in found.values() for entry in entries]
+    problems, sentences = Problems(known), list[str]()
+    if name_faults := name_problems(name for entry in everything for name in (entry.image, entry.label) if name):
+        raise Refused([*problems, *name_faults])
     with problems.collected():
-        sentences += options.groups_read.sentences(one.image for one in everything) if options.groups_read else []
-    looked = survey(everything, root, threshold=options.mask_threshold, classes=options.classes)
-    facts = {fact.image: fact for fact in looked if not (options.skip_unreadable and fact.unreadable)}
-    if left := [fact for fact in looked if fact.image not in facts]:
-        for problem in (problem for fact in left for problem in fact.problems):
+        sentences += options.groups_table.sentences(entry.image for entry in everything) if options.groups_table else []
+    facts_of_all = survey(everything, root, threshold=options.mask_threshold, classes=options.classes)
+    facts = {fact.image: fact for fact in facts_of_all if not (options.skip_unreadable and fact.unreadable)}
+    if skipped := [fact for fact in facts_of_all if fact.image not in facts]:
+        for problem in (problem for fact in skipped for problem in fact.problems):
             logger.warning("left out: %s", problem)
-        who = counted(len(left), "unreadable image was", "unreadable images were")
-        sentences.append(f"{who} left out, such as {left[0].image}")
+        subject = counted(len(skipped), "unreadable image was", "unreadable images were")
+        sentences.append(f"{subject} left out, such as {skipped[0].image}")
         if not facts:
             problems.add(str(root), found="no readable image", expected="at least one")
-    some_left = not all(fact.unreadable for fact in facts.values())
+    some_readable = not all(fact.unreadable for fact in facts.values())
     for fact in facts.values():
-        problems.extend(map(or_skip, fact.problems) if fact.unreadable and some_left else fact.problems)
-    problems.extend(unlike_foreground(facts.values(), options.mask_threshold))
-    sites = ((place[0] if isinstance(place, tuple) else place, ones) for place, ones in found.items())
-    problems.extend(repeated_stems((site, one.image) for site, ones in sites for one in ones))
+        problems.extend(map(or_skip, fact.problems) if fact.unreadable and some_readable else fact.problems)
+    problems.extend(foreground_problem(facts.values(), options.mask_threshold))
+    sites = ((place[0] if isinstance(place, tuple) else place, entries) for place, entries in found.items())
+    problems.extend(repeated_stems((site, entry.image) for site, entries in sites for entry in entries))
     problems.refuse_if_any()
     kept = {
-        place: [replace(one, sha256=facts[one.image].sha256) for one in ones if one.image in facts]
-        for place, ones in found.items()
+        place: [replace(entry, sha256=facts[entry.image].sha256) for entry in entries if entry.image in facts]
+        for place, entries in found.items()
     }
     return Looked(kept, facts, sentences)
 
 
-def of_sites(
+def make_site_list(
     found: Sites, root: Path, options: Options, *, known: Iterable[Problem] = (), caveats: Sequence[str] = ()
 ) -> Prepared:
     """Makes a list from images of sites, one of which may be public.
@@ -238,27 +236,28 @@ def of_sites(
         known: problems of the source.
         caveats: sentences of the source for the report.
     """
-    looked = look_at(found, root, options, known)
+    inspected = inspect_images(found, root, options, known)
     if options.test_only:
-        labelled = {site: [one for one in ones if one.label is not None] for site, ones in looked.found.items()}
-        lacking = Counter(site for site, ones in looked.found.items() for one in ones if one.label is None)
-        for site, number in lacking.items():
-            who = counted(number, f"image of {site} has", f"images of {site} have")
-            caveats = [*caveats, f"{who} no mask: left out"]
-        if not any(labelled.values()):
-            found_here = next(iter([*caveats, *looked.sentences]), "no image with a mask")
+        places: Places = {}
+        for site, entries in inspected.found.items():
+            if labelled := [entry for entry in entries if entry.label is not None]:
+                places[site, Split.TEST] = labelled
+            if lacking := len(entries) - len(labelled):
+                subject = counted(lacking, f"image of {site} has", f"images of {site} have")
+                caveats = [*caveats, f"{subject} no mask: left out"]
+        if not places:
+            found_here = next(iter([*caveats, *inspected.sentences]), "no image with a mask")
             hint = "put masks into DIR/<site>/masks, each named after its image"
             raise refused(root, found=found_here, expected="images with masks for testing", hint=hint)
-        places: Places = {(site, Split.TEST): ones for site, ones in labelled.items() if ones}
     else:
-        private = {site: ones for site, ones in looked.found.items() if site != options.public}
-        public = looked.found.get(options.public, []) if options.public is not None else []
-        places, left = draw_measuring(private, beside=public, **options.drawing)
-        caveats = [*caveats, *left]
-    return finish(places, looked, root, options, caveats=caveats)
+        private = {site: entries for site, entries in inspected.found.items() if site != options.public}
+        public = inspected.found.get(options.public, []) if options.public is not None else []
+        places, draw_notes = draw_measuring(private, public=public, **options.draw_options)
+        caveats = [*caveats, *draw_notes]
+    return write_list(places, inspected, root, options, caveats=caveats)
 
 
-def of_pool(found: Sequence[Found], root: str | Path, options: Options, *, known: Iterable[Problem] = ()) -> Prepared:
+def make_pool_list(found: Sequence[Found], root: Path, options: Options, *, known: Iterable[Problem] = ()) -> Prepared:
     """Makes a list from one pool: draws public images and divides the rest among sites.
 
     Args:
@@ -267,15 +266,15 @@ def of_pool(found: Sequence[Found], root: str | Path, options: Options, *, known
         options: see :class:`Options`.
         known: problems of the source.
     """
-    looked = look_at({"": found}, Path(root), options, known)
-    public, rest = draw_public(looked.found[""], options.public, options.seed)
-    places, caveats = draw_measuring(divide(rest, options.sites, options.seed), beside=public, **options.drawing)
-    return finish(places, looked, Path(root), options, caveats=caveats)
+    inspected = inspect_images({"": found}, root, options, known)
+    public, rest = draw_public(inspected.found[""], options.public, options.seed)
+    places, caveats = draw_measuring(divide(rest, options.sites, options.seed), public=public, **options.draw_options)
+    return write_list(places, inspected, root, options, caveats=caveats)
 
 
-def finish(
+def write_list(
     places: Places,
-    looked: Looked,
+    inspected: Looked,
     root: Path,
     options: Options,
     *,
@@ -286,48 +285,48 @@ def finish(
 
     Args:
         places: images by site and split.
-        looked: their facts.
+        inspected: their facts.
         root: the data root.
         options: see :class:`Options`.
         coverage: for a published list, how many of its images were found.
         caveats: sentences of the source for the report.
     """
-    output, facts = Path(options.output), looked.facts
-    places, reshaped = make_unseen(places, options.unseen)
+    output, facts = Path(options.output), inspected.facts
+    places, reshape_notes = make_unseen(places, options.unseen)
     if options.divide is not None:
-        places, divided = divide_sites(places, options.divide, seed=options.seed, spared=options.unseen)
-        reshaped += divided
+        places, divide_notes = divide_sites(places, options.divide, seed=options.seed, skip=options.unseen)
+        reshape_notes += divide_notes
     sites = {site: Site() for site, _ in places if site}
-    datalist = DataList(options.called, [], sites, options.mask_threshold, list(options.classes))
+    datalist = DataList(options.list_name, [], sites, options.mask_threshold, list(options.classes))
     notes = volumes_of(root)
     for (site, split), found in places.items():
-        items = [_item(one, facts[one.image], notes) for one in found]
+        items = [_item(entry, facts[entry.image], notes) for entry in found]
         if split is Split.UNLABELLED:
             items = [items[index] for index in subset([item.sha256 for item in items], options.limit_per_site)]
         (getattr(sites[site], split.value) if site else datalist.public).extend(items)
-    kept = [facts[item.image] for _, _, item in datalist.items()]
+    listed = [facts[item.image] for _, _, item in datalist.items()]
     require(leaks(datalist))
     freeze({output: datalist})
-    sentences = [*notes_on(datalist, kept), *reshaped, *caveats, *looked.sentences]
+    sentences = [*notes_on(datalist, listed), *reshape_notes, *caveats, *inspected.sentences]
     page = output.with_suffix(".report.html") if options.report else None
     if page is not None:
-        write_report(datalist, kept, root, page, warnings=sentences, coverage=coverage)
+        write_report(datalist, listed, root, page, warnings=sentences, coverage=coverage)
     return Prepared(datalist, output, page, sentences, list(coverage))
 
 
-def _item(one: Found, fact: Facts, notes: Mapping[str, Mapping[str, Any]]) -> Item:
-    path = PurePosixPath(one.image)
-    note, number = notes.get(path.parent.as_posix(), {}), path.stem.rpartition("_")[2]
+def _item(entry: Found, fact: Facts, volumes: Mapping[str, Mapping[str, Any]]) -> Item:
+    path = PurePosixPath(entry.image)
+    volume, number = volumes.get(path.parent.as_posix(), {}), path.stem.rpartition("_")[2]
     return Item(
-        image=one.image,
+        image=entry.image,
         sha256=fact.sha256,
-        label=one.label,
+        label=entry.label,
         label_sha256=fact.label_sha256,
-        label_kind=one.label_kind,
-        group=one.group,
-        volume=note.get("volume"),
-        slice=int(number) if note and number.isdigit() else None,
-        spacing=note.get("spacing"),
+        label_kind=entry.label_kind,
+        group=entry.group,
+        volume=volume.get("volume"),
+        slice=int(number) if volume and number.isdigit() else None,
+        spacing=volume.get("spacing"),
     )
 
 
@@ -345,41 +344,45 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     Raises:
         Refused: all problems of the folders, the files and the list.
     """
-    check_first(options)
+    check_options(options)
     root = Path(root)
-    asked, volumes = options.by_folder, {folder: note["volume"] for folder, note in volumes_of(root).items()}
-    options = replace(options, by_folder=asked or bool(volumes), volumes=volumes)
+    by_folder, volumes = options.by_folder, {folder: note["volume"] for folder, note in volumes_of(root).items()}
+    options = replace(options, by_folder=by_folder or bool(volumes), volumes=volumes)
 
-    def known(one: Found) -> Found:
-        return _by_folder(one) if asked or PurePosixPath(one.image).parent.as_posix() in volumes else one
+    def with_group(entry: Found) -> Found:
+        of_volume = PurePosixPath(entry.image).parent.as_posix() in volumes
+        return _group_by_folder(entry) if by_folder or of_volume else entry
 
     folders = find_folders(root, public=options.public, output=options.output)
-    found = {site: options.grouped(map(known, ones), known=options.by_folder) for site, ones in folders.sites.items()}
-    spared = dict.fromkeys(options.unseen, "images of a site of --unseen are used for testing")
-    spared |= {options.public: "its images are public"} if options.public is not None else {}
-    found, wrong = declare_kinds(found, options.label_kinds, root, spared=spared, classes=len(options.classes) or 1)
-    others = [*folders.caveats, *caveats]
-    others += [] if asked or options.groups or options.test_only else _of_one_name(found)
-    wrong += other_values(root, {name: value for value, name in enumerate(options.classes, start=1)})
-    return of_sites(found, root, options, known=[*folders.problems, *wrong], caveats=others)
+    grouped = {site: [with_group(entry) for entry in entries] for site, entries in folders.sites.items()}
+    found = {site: options.with_groups(entries, keep_known=options.by_folder) for site, entries in grouped.items()}
+    reasons = dict.fromkeys(options.unseen, "images of a site of --unseen are used for testing")
+    reasons |= {options.public: "its images are public"} if options.public is not None else {}
+    classes = len(options.classes) or 1
+    found, problems = declare_kinds(found, options.label_kinds, root, masks_only=reasons, classes=classes)
+    all_caveats = [*folders.caveats, *caveats]
+    all_caveats += [] if by_folder or options.groups or options.test_only else _repeated_name_note(found)
+    problems += class_value_problems(root, {name: value for value, name in enumerate(options.classes, start=1)})
+    return make_site_list(found, root, options, known=[*folders.problems, *problems], caveats=all_caveats)
 
 
-def _of_one_name(sites: Sites) -> list[str]:
+def _repeated_name_note(sites: Sites) -> list[str]:
     """Returns a sentence on images with the same name in several folders of a site, which may be patients' folders."""
-    count = Counter((site, stem(one.image)) for site, ones in sites.items() for one in ones)
-    same = [(site, one.image) for site, ones in sites.items() for one in ones if count[site, stem(one.image)] > 1]
-    who = ", ".join(dict.fromkeys(site for site, _ in same))
-    sentence = f"{len(same)} images of {who} have the same names as images in other folders, such as"
+    images = [(site, entry.image) for site, entries in sites.items() for entry in entries]
+    count = Counter((site, stem(image)) for site, image in images)
+    repeated = [(site, image) for site, image in images if count[site, stem(image)] > 1]
+    subject = ", ".join(dict.fromkeys(site for site, _ in repeated))
+    sentence = f"{len(repeated)} images of {subject} have the same names as images in other folders, such as"
     hint = "if each folder is one patient, --by-folder keeps its images in one split"
-    return [f"{sentence} {same[0][1]}: {hint}"] if same else []
+    return [f"{sentence} {repeated[0][1]}: {hint}"] if repeated else []
 
 
-def _by_folder(one: Found) -> Found:
+def _group_by_folder(entry: Found) -> Found:
     """Returns the image with its first folder below ``images`` as its group, for instance a patient's folder."""
-    parts = PurePosixPath(one.image).parts
-    below_its_site = (normal(parts[0]), *parts[1:2]) == (one.origin, "images")  # false if the root is the site
+    parts = PurePosixPath(entry.image).parts
+    below_its_site = (normal(parts[0]), *parts[1:2]) == (entry.origin, "images")  # false if the root is the site
     end = 3 if below_its_site else 2
-    return replace(one, group="/".join(parts[:end]) if len(parts) > end else None)
+    return replace(entry, group="/".join(parts[:end]) if len(parts) > end else None)
 
 
 def prepare_coco(
@@ -393,7 +396,7 @@ def prepare_coco(
         categories: names of the foreground categories; empty takes the only one that has annotations.
         without_annotation: how to treat pictures without annotations, ``unlabelled`` or ``empty``.
     """
-    check_first(options)
+    check_options(options)
     with taken_back_on_error() as written:
         caveats = draw_coco(
             root,
@@ -422,7 +425,7 @@ def prepare_nifti(
         options: see :class:`Options`.
         slices: folder for the slices, and the data root of the list.
     """
-    check_first(options)
+    check_options(options)
     with taken_back_on_error() as written:
         caveats = cut_nifti(
             root,
@@ -447,10 +450,11 @@ def prepare_isic(root: str | Path, options: Options) -> Prepared:
     Raises:
         Refused: all problems of the archives, the files and the list.
     """
-    check_first(options)
-    found = options.grouped(find_isic(root, read=unpack_all(Path(root)) if options.unpack else []))
-    lacking = without_mask([one for one in found if one.origin and one.origin == options.public])
-    return of_pool(found, root, options, known=lacking)
+    check_options(options)
+    root = Path(root)
+    found = options.with_groups(find_isic(root, read=unpack_all(root) if options.unpack else []))
+    lacking = without_mask([entry for entry in found if entry.origin and entry.origin == options.public])
+    return make_pool_list(found, root, options, known=lacking)
 
 
 def prepare_source(find: Callable[[str | Path], Sequence[Found]], root: str | Path, options: Options) -> Prepared:
@@ -464,13 +468,13 @@ def prepare_source(find: Callable[[str | Path], Sequence[Found]], root: str | Pa
     Raises:
         Refused: all problems of the found images, the files and the list.
     """
-    check_first(options)
+    check_options(options)
     images = list(find(root))
-    wrong = [one for one in images if not isinstance(one, Found)]
-    if wrong or not images:
-        found = f"{type(wrong[0]).__name__} in the list" if wrong else f"no image below {root}"
+    others = [image for image in images if not isinstance(image, Found)]
+    if others or not images:
+        found = f"{type(others[0]).__name__} in the list" if others else f"no image below {root}"
         raise refused(getattr(find, "__name__", "source"), found, "a list of samfed_monai.data.folders.Found")
-    return of_pool(options.grouped(images, known=True), root, options)
+    return make_pool_list(options.with_groups(images, keep_known=True), Path(root), options)
 
 
 def prepare_list(
@@ -490,10 +494,11 @@ def prepare_list(
     root = Path(data_root)
     published = find_published(split, root, folders)
     options = replace(options, name=options.name or published.name)
-    check_first(options)
+    check_options(options)
     known = options.by_sequence
-    looked = look_at({at: options.grouped(found, known=known) for at, found in published.places.items()}, root, options)
-    return finish(looked.found, looked, root, options, coverage=published.coverage)
+    found = {place: options.with_groups(entries, keep_known=known) for place, entries in published.places.items()}
+    inspected = inspect_images(found, root, options)
+    return write_list(inspected.found, inspected, root, options, coverage=published.coverage)
 
 
 def prepare_polyp(root: str | Path, options: Options) -> Prepared:
@@ -510,24 +515,24 @@ def prepare_polyp(root: str | Path, options: Options) -> Prepared:
     Raises:
         Refused: all problems of the collections, the files and the list.
     """
-    check_first(options)
+    check_options(options)
     root = Path(root)
     if options.unpack:
-        unpack_all(Path(root), apart=True)
+        unpack_all(root, folder_each=True)
     polyps = find_polyps(root)
-    sites = {site: options.grouped(ones, known=True) for site, ones in polyps.sites.items()}
+    sites = {site: options.with_groups(entries, keep_known=True) for site, entries in polyps.sites.items()}
     for name in options.leave_out:
-        for site in _named(name, sites, "--leave-out"):
+        for site in _sites_of(name, sites, "--leave-out"):
             del sites[site]
-    public = _one(options.public, sites) if options.public is not None else None
-    unseen = [site for name in options.unseen for site in _named(name, sites, "--unseen")]
+    public = _public_site(options.public, sites) if options.public is not None else None
+    unseen = [site for name in options.unseen for site in _sites_of(name, sites, "--unseen")]
     threshold = polyps.threshold if options.mask_threshold is None else options.mask_threshold
     options = replace(options, public=public, unseen=unseen, mask_threshold=threshold)
     lacking = without_mask(sites[public]) if public is not None else []
-    return of_sites(sites, root, options, known=lacking, caveats=polyps.caveats)
+    return make_site_list(sites, root, options, known=lacking, caveats=polyps.caveats)
 
 
-def _named(name: str, sites: Mapping[str, list[Found]], where: str) -> list[str]:
+def _sites_of(name: str, sites: Mapping[str, list[Found]], where: str) -> list[str]:
     """Returns the site of that name, or the sites of the collection of that name."""
     collection = collection_of(name)
     if name in sites:
@@ -538,8 +543,8 @@ def _named(name: str, sites: Mapping[str, list[Found]], where: str) -> list[str]
     return found
 
 
-def _one(public: str, sites: Mapping[str, list[Found]]) -> str:
-    found = _named(public, sites, "--public")
+def _public_site(public: str, sites: Mapping[str, list[Found]]) -> str:
+    found = _sites_of(public, sites, "--public")
     if len(found) > 1:
         raise refused("--public", found=repr(public), expected=f"one of {found}", hint="name one centre")
     if len(sites) < 2:

@@ -60,20 +60,20 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageStat
 
-from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
+from samfed_monai.core.errors import Problem, Problems, did_you_mean, refused
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.validators import departures, require
 from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
-from samfed_monai.data.folders import Finding, Found, list_images, lonely_sentence, match_masks, others_in, relative
-from samfed_monai.data.image_folder import is_left_out, outside, report_not_read, walk
+from samfed_monai.data.folders import Finding, Found, list_images, match_masks, relative, unmatched_note, unread_notes
+from samfed_monai.data.image_folder import is_ignored, outside, report_not_read, walk
 from samfed_monai.data.reading import SUFFIXES, Unreadable, read_image
 
 logger = logging.getLogger(__name__)
 
 
-def plain(name: str) -> str:
+def simplify(name: str) -> str:
     """Returns a folder's name in lower case, without spaces, dashes, dots and underscores."""
     return re.sub(r"[\W_]", "", normal(name)).lower()
 
@@ -131,8 +131,10 @@ class Collection:
         number = int(frame) if frame.isascii() and frame.isdigit() else 0
         if 0 < self.numbered_from < number:
             number -= self.numbered_from
-        of = (video for video, first, last in VIDEOS.get(self.videos, ()) if first <= number <= min(last, self.frames))
-        return next((f"{self.videos}_seq{video}" for video in of), None)
+        for video, first, last in VIDEOS.get(self.videos, ()):
+            if first <= number <= min(last, self.frames):
+                return f"{self.videos}_seq{video}"
+        return None
 
 
 _TABLES = read_json(Path(__file__).with_name("polyp.json"))
@@ -145,7 +147,7 @@ COLLECTIONS = tuple(
 
 
 UNPACK = "unpack the archives; --unpack does this for zip files"
-UNLIKE = 4.0  # mean difference of 16 x 16 pixels in 0..255; JPEG and resizing change it by less than 1
+MAX_COPY_DIFFERENCE = 4.0  # mean difference of 16 x 16 pixels in 0..255; JPEG and resizing change it by less than 1
 DEPTH = 4  # the deepest official layout: PolypGen's sequenceData/positive/seq1/images_seq1
 
 
@@ -167,13 +169,13 @@ def find_polyps(root: str | Path) -> Finding:
     for folder in folders:
         collection = collection_of(folder.name)
         if collection is None:
-            unknown += [] if is_left_out(folder.name) else [folder.name]
-        elif (there := chosen.setdefault(collection.name, folder)) != folder:
-            found, hint = f"{collection.name} also in the folder {there.name}", "move one of the folders elsewhere"
+            unknown += [] if is_ignored(folder.name) else [folder.name]
+        elif (other := chosen.setdefault(collection.name, folder)) != folder:
+            found, hint = f"{collection.name} also in the folder {other.name}", "move one of the folders elsewhere"
             problems.add(folder.name, found=found, expected="each collection once", hint=hint)
     sites: dict[str, list[Found]] = {}
-    known = [one for one in COLLECTIONS if one.name in chosen]
-    for collection in known:
+    present = [one for one in COLLECTIONS if one.name in chosen]
+    for collection in present:
         with problems.collected():
             sites |= find_collection(collection, chosen[collection.name], root)
     problems.refuse_if_any()
@@ -185,12 +187,13 @@ def find_polyps(root: str | Path) -> Finding:
         raise refused(root, found=found, expected=f"folders named after any of {names}", hint=hint)
     caveats = [f"the folder {name} is not a known collection and was not read" for name in unknown]
     caveats += outside(root, [path.name for path in folders])
-    return Finding(sites, (), caveats, max((one.threshold for one in known if one.threshold), default=None))
+    return Finding(sites, (), caveats, max((one.threshold for one in present if one.threshold), default=None))
 
 
 def collection_of(name: str) -> Collection | None:
     """Returns the collection with a folder of that name, or ``None``."""
-    return next((one for one in COLLECTIONS if any(re.fullmatch(folder, plain(name)) for folder in one.folders)), None)
+    name = simplify(name)
+    return next((each for each in COLLECTIONS if any(re.fullmatch(folder, name) for folder in each.folders)), None)
 
 
 def find_collection(collection: Collection, folder: Path, root: Path) -> dict[str, list[Found]]:
@@ -204,84 +207,84 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
     Raises:
         Refused: none of the layouts, a key twice in a folder, or different images with one key in two folders.
     """
-    places = _folders(folder)
+    folders = _subfolders(folder)
     sites: dict[str, list[Found]] = {}
-    used, copies, apart = dict[tuple[str, str, str], str](), dict[str, str](), list[Path]()
+    used, copies, unmatched = dict[tuple[str, str, str], str](), dict[str, str](), list[Path]()
     for pairing in (*collection.pairings, PLAIN):
         if sites and not pairing.site:
             break
-        for images in places:
-            match = re.fullmatch(pairing.images, plain(images.name))
+        for images in folders:
+            match = re.fullmatch(pairing.images, simplify(images.name))
             masks = _masks_folder(images, pairing, match) if match else None
             if match is None or masks is None:
                 continue
             site = collection.name + pairing.site.format(**{key: of.upper() for key, of in match.groupdict().items()})
             group = pairing.group.format(**match.groupdict())
-            found, lonely = _pair(images, masks, pairing, collection, root, site, group)
-            keys = {one.image: (site, group, stem(one.image).lstrip("0")) for one in found}
-            if again := {image: used[key] for image, key in keys.items() if key in used}:
-                copies |= again  # copies of the same images, for instance PNG beside TIF
-                who = counted(len(again), "image")
-                logger.info("%s: %s of %s left out as duplicates by name", site, who, relative(images, root))
-            if fresh := [one for one in found if one.image not in again]:
-                apart += lonely
-                used |= {keys[one.image]: one.image for one in fresh}
-                sites.setdefault(site, []).extend(fresh)
-    _require_copies(copies, root)
+            found, alone = _pair_folders(images, masks, pairing, collection, root, site, group)
+            keys = {entry.image: (site, group, stem(entry.image).lstrip("0")) for entry in found}
+            if repeated := {image: used[key] for image, key in keys.items() if key in used}:
+                copies |= repeated  # copies of the same images, for instance PNG beside TIF
+                subject = counted(len(repeated), "image")
+                logger.info("%s: %s of %s left out as duplicates by name", site, subject, relative(images, root))
+            if new := [entry for entry in found if entry.image not in repeated]:
+                unmatched += alone
+                used |= {keys[entry.image]: entry.image for entry in new}
+                sites.setdefault(site, []).extend(new)
+    _refuse_different_copies(copies, root)
     if not sites:
         hint = "see the layouts in the documentation, or use images/ and masks/ with equal stems"
-        found_here = f"the folders {[relative(path, folder) for path in places[1:6]]}"
+        found_here = f"the folders {[relative(path, folder) for path in folders[1:6]]}"
         raise refused(folder, found_here, f"the released layout of {collection.name}", hint)
-    _report_rest(folder, root, [one for ones in sites.values() for one in ones], apart)
+    _report_rest(folder, root, [entry for entries in sites.values() for entry in entries], unmatched)
     return dict(sorted(sites.items()))
 
 
-def _require_copies(again: Mapping[str, str], root: Path) -> None:
+def _refuse_different_copies(copies: Mapping[str, str], root: Path) -> None:
     """Refuses images that differ from the image with the same name in another folder.
 
     Format and size may differ. Files that cannot be decoded are reported when the list is checked.
 
     Args:
-        again: image to the other image with its name.
+        copies: image to the other image with its name.
         root: the data root.
     """
     problems, hint = Problems(), "rename the files of one of the two folders"
-    for names in again.items():
+    for names in copies.items():
         with suppress(Unreadable):
             small = [Image.fromarray(read_image(root / each)).resize((16, 16), Image.Resampling.BOX) for each in names]
-            if max(ImageStat.Stat(ImageChops.difference(*small)).mean) > UNLIKE:
+            if max(ImageStat.Stat(ImageChops.difference(*small)).mean) > MAX_COPY_DIFFERENCE:
                 found, expected = f"a different image from {names[1]}", "one image of each name"
                 problems.add(names[0], found=found, expected=expected, hint=hint)
     problems.refuse_if_any()
 
 
-def _folders(folder: Path) -> list[Path]:
+def _subfolders(folder: Path) -> list[Path]:
     """Returns the folder and its subfolders, breadth first, without hidden ones."""
-    level, every = [folder], [folder]
+    level, folders = [folder], [folder]
     for _ in range(DEPTH):
-        below = [path for one in level for path in sorted(one.iterdir()) if path.is_dir()]
-        level = [path for path in below if not is_left_out(path.name)]
-        every += level
-    return every
+        below = [path for parent in level for path in sorted(parent.iterdir()) if path.is_dir()]
+        level = [path for path in below if not is_ignored(path.name)]
+        folders += level
+    return folders
 
 
 def _masks_folder(images: Path, pairing: Pairing, match: re.Match[str]) -> Path | None:
     if pairing.masks is None:
         return images
     wanted = pairing.masks.format(**match.groupdict())
-    beside = (path for path in sorted(images.parent.iterdir()) if path.is_dir() and path != images)
-    near = next((path for path in beside if re.fullmatch(wanted, plain(path.name))), None)
-    if near is not None or plain(images.parent.name) != plain(images.name):
-        return near
+    siblings = (path for path in sorted(images.parent.iterdir()) if path.is_dir() and path != images)
+    sibling = next((path for path in siblings if re.fullmatch(wanted, simplify(path.name))), None)
+    if sibling is not None or simplify(images.parent.name) != simplify(images.name):
+        return sibling
     # train/train beside train_gt/train_gt, from archives that contain one folder each
     return _masks_folder(images.parent, pairing, match)
 
 
-def _pair(
+def _pair_folders(
     images: Path, masks: Path, pairing: Pairing, collection: Collection, root: Path, site: str, group: str
 ) -> tuple[list[Found], list[Path]]:
     """Returns images with their masks, and masks without an image."""
-    image_of, mask_of = _keys(images, pairing.image, root), _keys(masks, pairing.mask, root)
+    image_of, mask_of = _paths_by_key(images, pairing.image, root), _paths_by_key(masks, pairing.mask, root)
     if pairing.masks is None and not image_of.keys() & mask_of.keys():
         return [], []
     labels = {key: relative(path, root) for key, path in mask_of.items() if key in image_of}
@@ -291,23 +294,24 @@ def _pair(
     ], [path for key, path in mask_of.items() if key not in image_of]
 
 
-def _keys(folder: Path, pattern: str, root: Path) -> dict[str, Path]:
-    deeper = [path for path in sorted(folder.iterdir()) if path.is_dir() and plain(path.name) == plain(folder.name)]
-    paths = [path for path in sorted((deeper or [folder])[0].iterdir()) if path.suffix.lower() in SUFFIXES]
-    matches = [(path, re.fullmatch(pattern, stem(path.name))) for path in paths if not is_left_out(path.name)]
+def _paths_by_key(folder: Path, pattern: str, root: Path) -> dict[str, Path]:
+    subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    inner = next((path for path in subfolders if simplify(path.name) == simplify(folder.name)), folder)
+    paths = [path for path in sorted(inner.iterdir()) if path.suffix.lower() in SUFFIXES]
+    matches = [(path, re.fullmatch(pattern, stem(path.name))) for path in paths if not is_ignored(path.name)]
     problems, hint = Problems(), "delete or rename one of the files"
-    found = _each_once(((match[1], path) for path, match in matches if match), root, problems, hint)
+    by_key = _unique(((match[1], path) for path, match in matches if match), root, problems, hint)
     problems.refuse_if_any()
-    return dict(sorted(found.items()))
+    return dict(sorted(by_key.items()))
 
 
-def _each_once(named: Iterable[tuple[str, Path]], root: Path, problems: Problems, hint: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _unique(named: Iterable[tuple[str, Path]], root: Path, problems: Problems, hint: str) -> dict[str, Path]:
+    by_name: dict[str, Path] = {}
     for name, path in named:
-        if (there := found.setdefault(name, path)) != path:
-            twice = f"{name} also in {relative(there, root)}"
-            problems.add(relative(path, root), found=twice, expected="each name once", hint=hint)
-    return found
+        if (first := by_name.setdefault(name, path)) != path:
+            found = f"{name} also in {relative(first, root)}"
+            problems.add(relative(path, root), found=found, expected="each name once", hint=hint)
+    return by_name
 
 
 IMAGE = re.compile(r"(ISIC_\d{7}(?:_downsampled)?)\.jpe?g", re.IGNORECASE)
@@ -335,30 +339,29 @@ def find_isic(root: str | Path, *, read: Sequence[Path] = ()) -> list[Found]:
         raise refused(root, found=found, expected="the official layout, unpacked", hint=hint)
     places = {name: relative(path, root) for name, path in sorted(images.items())}
     labels = {name: relative(path, root) for name, path in masks.items() if name in images}
-    ones = [
-        Found(path, labels.get(name), path.partition("/")[0] if "/" in path else "") for name, path in places.items()
-    ]
-    _report_rest(root, root, ones, [path for name, path in masks.items() if name not in images], read)
-    return ones
+    origins = {name: path.partition("/")[0] if "/" in path else "" for name, path in places.items()}
+    entries = [Found(path, labels.get(name), origins[name]) for name, path in places.items()]
+    _report_rest(root, root, entries, [path for name, path in masks.items() if name not in images], read)
+    return entries
 
 
 def _report_rest(
-    folder: Path, root: Path, found: Iterable[Found], lonely: Sequence[Path], others: Sequence[Path] = ()
+    folder: Path, root: Path, found: Iterable[Found], unmatched: Sequence[Path], more_read: Sequence[Path] = ()
 ) -> None:
     """Logs the masks without an image, and the number of files below a folder that were not read."""
-    files = [*lonely, *others, *(root / name for one in found for name in (one.image, one.label) if name)]
+    files = [*unmatched, *more_read, *(root / name for entry in found for name in (entry.image, entry.label) if name)]
     read = {place for path in files for place in (path, *path.parents)}  # with parents, as a folder may be a link
-    for sentence in lonely_sentence(folder.resolve().name, lonely):
+    for sentence in unmatched_note(folder.resolve().name, unmatched):
         logger.warning("%s", sentence)
-    rest = {kind: [path for path in paths if path not in read] for kind, paths in walk(folder).items()}
-    report_not_read(folder, rest)
+    unread = {kind: [path for path in paths if path not in read] for kind, paths in walk(folder).items()}
+    report_not_read(folder, unread)
 
 
 def _by_id(files: list[Path], pattern: re.Pattern[str], root: Path, problems: Problems) -> dict[str, Path]:
     hint = "move one of the folders out of DIR if it is a copy; if DIR has two years' archives, give one year's folder"
     matches = ((pattern.fullmatch(path.name), path) for path in files)
     named = ((match[1].upper().replace("_DOWNSAMPLED", "_downsampled"), path) for match, path in matches if match)
-    return _each_once(named, root, problems, hint)
+    return _unique(named, root, problems, hint)
 
 
 KNOWN: dict[str, str] = _TABLES["lists"]
@@ -427,10 +430,10 @@ def find_published(split: str | Path, root: str | Path, folders: Mapping[str, st
         for part, names in parts.items():
             target = PARTS[part]
             missing = [name for name in names if stem(name) not in pool]
-            at_hand = [pool[stem(name)] for name in names if stem(name) in pool]
+            available = [pool[stem(name)] for name in names if stem(name) in pool]
             coverage += [Coverage(client, target, len(names), missing)] if names else []
-            if at_hand:
-                places.setdefault(("" if target is Split.PUBLIC else client, target), []).extend(at_hand)
+            if available:
+                places.setdefault(("" if target is Split.PUBLIC else client, target), []).extend(available)
     if not places:
         hint = "the layout is ROOT/images with ROOT/masks, or such a folder per client; give other names with --folder"
         raise refused(root, found=f"none of the images of {path.name}", expected="at least one", hint=hint)
@@ -442,53 +445,55 @@ def _pools(clients: list[str], root: Path, folders: Mapping[str, str]) -> dict[s
     """Returns the images of each client by their stems."""
     if unknown := sorted(folders.keys() - set(clients)):
         raise refused("--folder", str(unknown), f"clients among {clients}", "for instance Kvasir=kvasir_seg")
-    named = {normal(path.name): path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else {}
-    present, folders = sorted(named.values()), {client: named.get(normal(of), of) for client, of in folders.items()}
+    folder_names = {normal(path.name): path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else {}
+    present = sorted(folder_names.values())
+    folders = {client: folder_names.get(normal(name), name) for client, name in folders.items()}
     if lacking := [(client, name) for client, name in folders.items() if not (root / name).is_dir()]:
         client, name = lacking[0]
         raise refused(f"--folder {client}", f"no folder {name!r}", f"a folder in {root}", did_you_mean(name, present))
     if (root / "images").is_dir() and not folders:
-        return dict.fromkeys(clients, _by_stem(_pair_up(root, root, "")))
-    pools = {}
+        return dict.fromkeys(clients, _by_stem(_match_masks(root, root, "")))
+    pools, collections = {}, {name: collection_of(name) for name in present}
     for client in clients:
-        like = folders.get(client) or _folder_like(client, present)
+        folder = folders.get(client) or _folder_like(client, present)
         parts = COMBINED.get(client, ())
-        names = [like] if like else [name for name in present if (of := collection_of(name)) and of.name in parts]
-        if found := [one for name in names for one in _found_in(root / name, root, client)]:
-            pools[client] = _by_stem(found, of.numbered_from if (of := collection_of(client)) else 0)
+        names = [folder] if folder else [name for name, known in collections.items() if known and known.name in parts]
+        collection = collection_of(client)
+        if found := [entry for name in names for entry in _images_in(root / name, root, client)]:
+            pools[client] = _by_stem(found, collection.numbered_from if collection else 0)
     return pools or dict.fromkeys(clients, _by_stem(find_isic(root)))
 
 
-def _pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
-    found, lonely = match_masks(folder, root, origin)
-    for sentence in [*others_in(folder), *lonely_sentence(folder.name, lonely)]:
+def _match_masks(folder: Path, root: Path, origin: str) -> list[Found]:
+    found, unmatched = match_masks(folder, root, origin)
+    for sentence in [*unread_notes(folder), *unmatched_note(folder.name, unmatched)]:
         logger.warning("%s", sentence)
     return found
 
 
 def _by_stem(found: list[Found], shift: int = 0) -> dict[str, Found]:
-    count = Counter(stem(one.image) for one in found)
+    count = Counter(stem(entry.image) for entry in found)
     hint = "a published list names images by their stems: move away the images that are not in the list"
-    if twins := [one.image for one in found if count[stem(one.image)] > 1]:
-        raise Refused(Problem(image, "a stem that other images also have", "each stem once", hint) for image in twins)
-    pool = {stem(one.image): one for one in found}
+    repeated = [entry.image for entry in found if count[stem(entry.image)] > 1]
+    require(Problem(image, "a stem that other images also have", "each stem once", hint) for image in repeated)
+    pool = {stem(entry.image): entry for entry in found}
     numbers = [name for name in pool if shift and name.isdecimal() and int(name) <= shift]
     return {str(int(name) + shift): pool[name] for name in numbers} | pool
 
 
-def _found_in(folder: Path, root: Path, client: str) -> list[Found]:
+def _images_in(folder: Path, root: Path, client: str) -> list[Found]:
     collection = collection_of(folder.name) or collection_of(client)
     if (folder / "images").is_dir():
-        found = _pair_up(folder, root, client)
-        return [replace(one, group=collection.sequence(stem(one.image))) for one in found] if collection else found
+        found = _match_masks(folder, root, client)
+        return [replace(each, group=collection.sequence(stem(each.image))) for each in found] if collection else found
     if collection is None or not folder.is_dir():
         return []
-    return [one for ones in find_collection(collection, folder, root).values() for one in ones]
+    return [entry for entries in find_collection(collection, folder, root).values() for entry in entries]
 
 
 def _folder_like(client: str, folders: list[str]) -> str | None:
     """Returns the only folder whose name equals, or else starts with, the client's, ignoring case and punctuation."""
-    wanted = plain(client)
-    exact = [folder for folder in folders if plain(folder) == wanted]
-    longer = [folder for folder in folders if plain(folder).startswith(wanted)]
+    wanted = simplify(client)
+    exact = [folder for folder in folders if simplify(folder) == wanted]
+    longer = [folder for folder in folders if simplify(folder).startswith(wanted)]
     return next((found[0] for found in (exact, longer) if len(found) == 1), None)

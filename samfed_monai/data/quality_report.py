@@ -64,15 +64,15 @@ def _row(site: str, split: str, items: Sequence[Item], facts: Mapping[str, Facts
 
 
 def notes_on(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
-    """Returns the warnings that ``prepare`` and ``check`` print: too few images to measure, repeats, :func:`doubts`."""
-    return [*measuring_notes(datalist), *duplicate_warnings(datalist), *doubts(datalist, facts)]
+    """Returns the warnings that ``prepare`` and ``check`` print: too few images, repeats, :func:`file_warnings`."""
+    return [*measuring_notes(datalist), *duplicate_warnings(datalist), *file_warnings(datalist, facts)]
 
 
-RIM = 0.98
+INVERTED_BORDER = 0.98
 """Share of foreground in a mask's outermost pixels from which it looks inverted, unless it is full."""
 
 
-def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
+def file_warnings(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
     """Returns sentences on images and masks that are readable but look wrong.
 
     Images: dark (for instance 12 bits stored in 16), black and white like masks, or named like another image with a
@@ -83,72 +83,72 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
     by_image = {fact.image: fact for fact in facts}
     sentences, voxels = list[str](), dict[str, list[list[float]]]()
 
-    def such(found: Sequence[str], of: str, what: str) -> None:
-        sentences.extend([f"{len(found)} of {of}, such as {min(found)}, are {what}"] if found else [])
+    def warn(paths: Sequence[str], total: str, fault: str) -> None:
+        sentences.extend([f"{len(paths)} of {total}, such as {min(paths)}, are {fault}"] if paths else [])
 
     for name, items in [("the public set", datalist.public), *_by_site(datalist)]:
         images = [by_image[item.image] for item in items]
         masks = [by_image[item.image] for item in items if item.label is not None]
-        voxels |= {name: sides} if (sides := [item.spacing for item in items if item.spacing]) else {}
+        if sides := [item.spacing for item in items if item.spacing]:
+            voxels[name] = sides
         dark = [fact for fact in images if fact.brightest <= DARK]
         brightest = max((fact.brightest for fact in dark), default=0)
         bits = f", as if {8 + max(brightest - 1, 0).bit_length()} bits were stored in 16: scale them to 16 bits"
-        look = f"dark: their highest value is {brightest} of 255"
-        look += bits if any(fact.mode.startswith("I") for fact in dark) else ""
-        such([fact.image for fact in dark], f"{counted(len(images), 'image')} of {name}", look)
-        look = "only black and white, like masks: if they are masks, move them out of the images"
-        such([fact.image for fact in images if fact.mask_like], f"{counted(len(images), 'image')} of {name}", look)
-        kinds = dict(fact.image.rpartition(".")[::2] for fact in images)
-        made = [f"{one}.{kind}" for one, kind in kinds.items() if kinds.get(one.rpartition("_")[0], kind) != kind]
-        look = "named like another image plus suffix, in another format: if they were made from it, as superpixels are,"
-        such(made, f"{counted(len(images), 'image')} of {name}", f"{look} move them out of the images")
+        fault = f"dark: their highest value is {brightest} of 255"
+        fault += bits if any(fact.mode.startswith("I") for fact in dark) else ""
+        warn([fact.image for fact in dark], f"{counted(len(images), 'image')} of {name}", fault)
+        fault = "only black and white, like masks: if they are masks, move them out of the images"
+        warn([fact.image for fact in images if fact.mask_like], f"{counted(len(images), 'image')} of {name}", fault)
+        suffixes = dict(fact.image.rpartition(".")[::2] for fact in images)
+        stems = [stem for stem, suffix in suffixes.items() if suffixes.get(stem.rpartition("_")[0], suffix) != suffix]
+        derived = [f"{stem}.{suffixes[stem]}" for stem in stems]
+        fault = "named like another image plus suffix, in another format: if they were made from it, as superpixels"
+        warn(derived, f"{counted(len(images), 'image')} of {name}", f"{fault} are, move them out of the images")
         empty, full = sum(fact.foreground == 0 for fact in masks), sum(fact.foreground == 1 for fact in masks)
         if empty or full:
             sentences.append(f"{name} has {empty} empty and {counted(full, 'full mask')}; scores count them separately")
         threshold, of = datalist.mask_threshold, f"{len(masks)} masks of {name}"
-        lost = [fact for fact in masks if threshold and fact.foreground == 0 and max(fact.mask_values, default=0) > 0]
-        highest = max((max(fact.mask_values) for fact in lost), default=0)
-        look = f"empty because all their values are below --mask-threshold {threshold}: their highest value is"
-        such([str(fact.label) for fact in lost], of, f"{look} {highest}")
+        below = [fact for fact in masks if threshold and fact.foreground == 0 and max(fact.mask_values, default=0) > 0]
+        highest = max((max(fact.mask_values) for fact in below), default=0)
+        fault = f"empty because all their values are below --mask-threshold {threshold}: their highest value is"
+        warn([str(fact.label) for fact in below], of, f"{fault} {highest}")
         weak = [fact for fact in masks if (threshold or 0) > 1 and {1, 255} <= set(fact.mask_values) <= {0, 1, 255}]
-        look = f"of 0, 1 and 255, and --mask-threshold {threshold} makes only 255 foreground: if 255 means"
-        such([str(fact.label) for fact in weak], of, f"{look} 'not labelled', give --label-kind [SITE=]KIND")
-        inverted = [fact for fact in masks if (fact.border or 0) >= RIM and (fact.foreground or 0) < 1]
-        look = "foreground along the whole border and background inside: they look inverted; if they are, swap black"
-        such([str(fact.label) for fact in inverted], of, f"{look} and white in them")
-        there = {value for fact in masks for value in fact.mask_values}
-        lacking = [each for number, each in enumerate(datalist.classes, start=1) if number not in there]
+        fault = f"of 0, 1 and 255, and --mask-threshold {threshold} makes only 255 foreground: if 255 means"
+        warn([str(fact.label) for fact in weak], of, f"{fault} 'not labelled', give --label-kind [SITE=]KIND")
+        inverted = [fact for fact in masks if (fact.border or 0) >= INVERTED_BORDER and (fact.foreground or 0) < 1]
+        fault = "foreground along the whole border and background inside: they look inverted; if they are, swap black"
+        warn([str(fact.label) for fact in inverted], of, f"{fault} and white in them")
+        present = {value for fact in masks for value in fact.mask_values}
+        lacking = [each for number, each in enumerate(datalist.classes, start=1) if number not in present]
         if lacking and masks:
             absent = f"no label of {name} has {' or '.join(lacking)}: check whether it was annotated; if it was not"
             sentences.append(f"{absent}, training and scores treat it as absent")
         if turned := sum(fact.turned for fact in masks):
-            who = counted(turned, f"labelled image of {name} has", f"labelled images of {name} have")
-            sentences.append(f"{who} an EXIF orientation, which is applied; check that the masks follow it")
-        square = [fact.misfit for fact in masks if fact.misfit]
-        better = sum(misfit > 0.02 for misfit in square)
-        if len(square) >= 8 and better > len(square) / 2:
-            fit = f"{better} of {len(square)} square masks of {name} fit their images better when transposed or rotated"
-            sentences.append(f"{fit}: check the overlays")
-    return sentences + unlike_voxels(voxels)
+            subject = counted(turned, f"labelled image of {name} has", f"labelled images of {name} have")
+            sentences.append(f"{subject} an EXIF orientation, which is applied; check that the masks follow it")
+        misfits = [fact.misfit for fact in masks if fact.misfit]
+        better_turned = sum(misfit > 0.02 for misfit in misfits)
+        if len(misfits) >= 8 and better_turned > len(misfits) / 2:
+            share = f"{better_turned} of {len(misfits)} square masks of {name}"
+            sentences.append(f"{share} fit their images better when transposed or rotated: check the overlays")
+    return sentences + different_voxel_sizes(voxels)
 
 
-UNLIKE = 1.5
+MAX_SIDE_RATIO = 1.5
 """Largest ratio between voxel sides of different volumes that is not reported."""
 
 
-def unlike_voxels(voxels: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
+def different_voxel_sizes(voxels: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
     """Returns a sentence if voxel sizes differ much, as organs then differ in size for a network; else none.
 
     Args:
         voxels: by site, mm of a row, of a column and between slices, of each of its volumes or slices.
     """
-    every = [sides for of_site in voxels.values() for sides in of_site]
-    if not any(max(sides) > UNLIKE * min(sides) for sides in zip(*every, strict=True)):
+    all_sides = [sides for sizes in voxels.values() for sides in sizes]
+    if not any(max(sides) > MAX_SIDE_RATIO * min(sides) for sides in zip(*all_sides, strict=True)):
         return []
-    shown = ", ".join(
-        f"{site} {' x '.join(_range(sides) for sides in zip(*of_site, strict=True))}"
-        for site, of_site in voxels.items()
-    )
+    ranges = {site: " x ".join(map(_range, zip(*sizes, strict=True))) for site, sizes in voxels.items()}
+    shown = ", ".join(f"{site} {sizes}" for site, sizes in ranges.items())
     return [f"volumes have different voxel sizes (mm of rows, columns, slices): {shown}; slices are not resampled"]
 
 
@@ -238,9 +238,8 @@ def write_report(
     page = Path(page)
     by_image = {fact.image: fact for fact in facts}
     table = rows(datalist, by_image)
-    environment = Environment(
-        loader=PackageLoader("samfed_monai.data"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+    loader = PackageLoader("samfed_monai.data")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     html = environment.get_template("data_report.html.j2").render(
         datalist=datalist,
         rows=table,
@@ -294,8 +293,8 @@ def _sample(item: Item, fact: Facts, root: Path, datalist: DataList) -> dict[str
         mask = np.where(label == IGNORE, 0, label)
         note = f"{note} · {item.label_kind}, {(label != IGNORE).mean():.0%} labelled"
     elif path and classes:
-        there = [name for number, name in enumerate(classes, start=1) if number in fact.mask_values]
-        mask, note = read_classes(path, classes), f"{note} · {', '.join(there) or 'none'}"
+        present = [name for number, name in enumerate(classes, start=1) if number in fact.mask_values]
+        mask, note = read_classes(path, classes), f"{note} · {', '.join(present) or 'none'}"
     elif path:
         mask, note = read_mask(path, datalist.mask_threshold), f"{note} · {fact.foreground or 0:.0%} foreground"
     return {

@@ -15,8 +15,8 @@ from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.core.words import counted
-from samfed_monai.data.checks import NO_FILE, RESTORE, changed, ids_of, wrong_root
-from samfed_monai.data.datalist import DataList, Item, LabelKind, Split, confine, freeze
+from samfed_monai.data.checks import NO_FILE, RESTORE, hash_problems, ids_of, wrong_root
+from samfed_monai.data.datalist import DataList, LabelKind, Split, confine, freeze
 from samfed_monai.data.partitions import clusters, draw, subset
 
 _warn_once = lru_cache(logging.getLogger(__name__).warning)
@@ -116,24 +116,28 @@ def load_records(
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
     if with_labels is None:
         with_labels = split != Split.UNLABELLED
-    items = _items(datalist, split, site)
+    require(
+        one_of("split", split, Split, "check its spelling"),
+        [] if split == Split.PUBLIC else one_of("site", site, sorted(datalist.sites), "name one of them"),
+    )
+    items = datalist.public if split == Split.PUBLIC else getattr(datalist.sites[str(site)], split)
     items = [items[index] for index in subset([item.sha256 for item in items], limit)]
     place = f"{datalist.name} -> {site or 'public'} -> {split}"
     files = [name for item in items for name in (item.image, item.label if with_labels else None) if name is not None]
     require(wrong_root(files, data_root, place))
     owner = "" if split == Split.PUBLIC else site
-    own, kept = [item for each, _, item in datalist.items() if each == owner], {(i.volume, i.slice) for i in items}
-    parted = {item.volume for item in own if (item.volume, item.slice) not in kept} & {item.volume for item in items}
-    ids = ids_of([item.image for item in own])
+    owned, slices = [item for name, _, item in datalist.items() if name == owner], {(i.volume, i.slice) for i in items}
+    incomplete = {item.volume for item in owned if (item.volume, item.slice) not in slices} & {i.volume for i in items}
+    ids = ids_of([item.image for item in owned])
     problems, records = Problems(), []
     for index, item in enumerate(items):
         record: Record = {"id": ids[item.image], "image_sha256": item.sha256, "site": site or ""}
         if split == Split.PUBLIC:
             record["index"] = index
         checked = verify if isinstance(verify, bool) else record["id"] in verify
-        record["image"] = _existing(data_root, item.image, problems, item.sha256 if checked else None)
+        record["image"] = _existing_path(data_root, item.image, problems, item.sha256 if checked else None)
         if with_labels and item.label is not None:
-            record["label"] = _existing(data_root, item.label, problems, item.label_sha256 if checked else None)
+            record["label"] = _existing_path(data_root, item.label, problems, item.label_sha256 if checked else None)
             if item.weak:
                 record["label_kind"] = item.label_kind
             if datalist.mask_threshold is not None:
@@ -142,19 +146,19 @@ def load_records(
                 record["classes"] = len(datalist.classes)
         if item.group is not None:
             record["group"] = item.group
-        if item.volume in parted and split in (Split.VALIDATION, Split.TEST):
-            _warn_once(f"{place}: {counted(len(parted), 'volume')} cut by a limit or split, not scored as a whole")
+        if item.volume in incomplete and split in (Split.VALIDATION, Split.TEST):
+            _warn_once(f"{place}: {counted(len(incomplete), 'volume')} cut by a limit or split, not scored as a whole")
         elif item.volume is not None and split in (Split.VALIDATION, Split.TEST):
             record |= {"volume": item.volume, "slice": item.slice or 1, "spacing": item.spacing or NO_SPACING}
         records.append(record)
     if not weak_labels:
         problems.extend(masks_only([str(item.label_kind) for item in items if with_labels and item.weak], place))
     problems.refuse_if_any()
-    of_none = {"volume": "", "slice": 0, "spacing": NO_SPACING}
-    for key, nothing in {"group": "", "label_kind": LabelKind.MASK.value, **of_none}.items():
+    no_volume = {"volume": "", "slice": 0, "spacing": NO_SPACING}
+    for key, default in {"group": "", "label_kind": LabelKind.MASK.value, **no_volume}.items():
         if any(key in record for record in records):  # a batch is made of equal keys
             for record in records:
-                record.setdefault(key, nothing)
+                record.setdefault(key, default)
     return records
 
 
@@ -192,27 +196,19 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
     if not records:
         hint = "make the list again with `samfed prepare ... --public`"
         raise refused("public", found="none", expected="public images with masks", hint=hint)
-    together = clusters([r["image_sha256"] for r in records], [r.get("group") for r in records])
-    if fraction > 0 and len(together) < 2:
-        found = f"{counted(len(together), 'independent group')} of images"
+    groups = clusters([r["image_sha256"] for r in records], [r.get("group") for r in records])
+    if fraction > 0 and len(groups) < 2:
+        found = f"{counted(len(groups), 'independent group')} of images"
         hint = "add public images of other groups"
         raise refused("public", found=found, expected="at least 2, one to hold out", hint=hint)
     random = np.random.default_rng(derive_seed(seed, "held-out"))
-    drawn = draw([len(cluster) for cluster in together], round(fraction * len(records)) or int(fraction > 0), random)
-    held_out = {index for cluster in drawn for index in together[cluster]}
+    drawn = draw([len(cluster) for cluster in groups], round(fraction * len(records)) or int(fraction > 0), random)
+    held_out = {index for cluster in drawn for index in groups[cluster]}
     train = [record for index, record in enumerate(records) if index not in held_out]
     return train, [records[index] for index in sorted(held_out)]
 
 
-def _items(datalist: DataList, split: str, site: str | None) -> list[Item]:
-    require(
-        one_of("split", split, Split, "check its spelling"),
-        [] if split == Split.PUBLIC else one_of("site", site, sorted(datalist.sites), "name one of them"),
-    )
-    return datalist.public if split == Split.PUBLIC else getattr(datalist.sites[str(site)], split)
-
-
-def _existing(root: str | Path, relative: str, problems: Problems, sha256: str | None) -> str:
+def _existing_path(root: str | Path, relative: str, problems: Problems, sha256: str | None) -> str:
     try:
         path = confine(root, relative, where=relative)
     except Refused as refusal:
@@ -221,7 +217,7 @@ def _existing(root: str | Path, relative: str, problems: Problems, sha256: str |
     if not path.is_file():
         problems.add(str(path), found=NO_FILE, expected="a file that the list names", hint=RESTORE)
     elif sha256 is not None:
-        problems.extend(changed(relative, sha256_file(path), sha256))
+        problems.extend(hash_problems(relative, sha256_file(path), sha256))
     return str(path)
 
 

@@ -71,8 +71,8 @@ class SoftMaskStore:
     """
 
     def __init__(self, folder: str | Path, *, teacher_sha256: str) -> None:
-        self.folder, self.teacher_sha256 = Path(folder), _hash(teacher_sha256, "teacher_sha256", "Teacher.sha256")
-        self._masks = self.folder / teacher_sha256
+        self.teacher_sha256 = _require_hash(teacher_sha256, "teacher_sha256", "Teacher.sha256")
+        self.folder, self._masks = Path(folder), Path(folder) / teacher_sha256
 
     def missing(self, image_sha256s: Iterable[str]) -> list[str]:
         """Returns the given hashes without a readable mask, in order, without duplicates."""
@@ -132,7 +132,7 @@ class SoftMaskStore:
         return sum(1 for _ in self._masks.glob(f"??/*{_SUFFIX}"))
 
     def _path(self, image_sha256: str) -> Path:
-        name = _hash(image_sha256, "image_sha256", "the image file")
+        name = _require_hash(image_sha256, "image_sha256", "the image file")
         return self._masks / name[:2] / f"{name}{_SUFFIX}"
 
     def _checksum(self, image_sha256: str, pixels: bytes) -> int:
@@ -155,8 +155,8 @@ class SoftMaskStore:
         return None
 
 
-def _hash(text: object, name: str, of: str) -> str:
+def _require_hash(text: object, name: str, source: str) -> str:
     if not isinstance(text, str) or not _HASH.fullmatch(text):  # a command line reads digits as a number
-        expected, hint = "64 lower-case hexadecimal digits", f"give the SHA-256 of {of}"
+        expected, hint = "64 lower-case hexadecimal digits", f"give the SHA-256 of {source}"
         raise refused(f"soft-mask store -> {name}", found=repr(text), expected=expected, hint=hint)
     return text

@@ -97,8 +97,8 @@ class Look:
 _LOOKS = read_json(Path(__file__).with_name("synthetic_looks.json"))
 
 
-def _look(of: Mapping[str, Any], base: Look | None = None) -> Look:
-    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in of.items()}
+def _look(settings: Mapping[str, Any], base: Look | None = None) -> Look:
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     return replace(base, **given) if base else Look(**given)
 
 
@@ -135,38 +135,38 @@ def render_scene(random: np.random.Generator, shape: Shape, look: Look) -> tuple
         that the frame covers.
     """
 
-    def drawn(limits: Range) -> float:
+    def draw(limits: Range) -> float:
         return float(random.uniform(*limits))
 
     short, visible = min(shape), _frame(random, shape, look)
-    radius = drawn(look.radius) * short
-    inside = _depth_inside(random, shape, _place(random, visible, radius), radius, drawn(look.ragged))
-    softness = max(drawn(look.edge) * radius, 0.7) * np.exp(0.5 * smooth_noise(random, shape, radius))
+    radius = draw(look.radius) * short
+    inside = _depth_inside(random, shape, _place(random, visible, radius), radius, draw(look.ragged))
+    softness = max(draw(look.edge) * radius, 0.7) * np.exp(0.5 * smooth_noise(random, shape, radius))
     body = sigmoid(inside / softness)
-    mask = one_piece((body > 0.42) & (visible > 0.5))
+    mask = largest_component((body > 0.42) & (visible > 0.5))
 
     mottle = fractal_noise(random, shape, short / 5, 5, 0.6)
     vessels = ridges(random, shape, short / 6, 11.0) * sigmoid(4 * smooth_noise(random, shape, short / 4))
-    blood = drawn(look.blood) * (1 + 0.15 * mottle + vessels * (1 - body)) + drawn(look.redness) * body
-    patches = 1 + drawn((0.1, 0.5)) * fractal_noise(random, shape, 0.8 * radius, 4)
-    patches *= 0.7 + drawn((0.0, 0.7)) * ridges(random, shape, max(2.5, short / 48))
-    melanin = drawn(look.tan) * (1 + 0.1 * mottle) + drawn(look.pigment) * body * np.clip(patches, 0.3, 3)
-    layers = [(melanin, MELANIN), (blood, BLOOD), (_hairs(random, shape, round(drawn(look.hairs))), HAIR)]
+    blood = draw(look.blood) * (1 + 0.15 * mottle + vessels * (1 - body)) + draw(look.redness) * body
+    patches = 1 + draw((0.1, 0.5)) * fractal_noise(random, shape, 0.8 * radius, 4)
+    patches *= 0.7 + draw((0.0, 0.7)) * ridges(random, shape, max(2.5, short / 48))
+    melanin = draw(look.tan) * (1 + 0.1 * mottle) + draw(look.pigment) * body * np.clip(patches, 0.3, 3)
+    layers = [(melanin, MELANIN), (blood, BLOOD), (_hairs(random, shape, round(draw(look.hairs))), HAIR)]
     marked, tube = random.random() < look.marks, look.folds[1] > 0
     if marked and not tube:
         layers.append((_ruler(random, shape), HAIR))
 
-    light, facing = _light(random, inside, radius, drawn(look.bulge))
-    light *= drawn(look.exposure) * _vignette(random, shape, drawn(look.vignette))
+    light, facing = _light(random, inside, radius, draw(look.bulge))
+    light *= draw(look.exposure) * _vignette(random, shape, draw(look.vignette))
     if tube:
-        light *= _folds(random, shape, drawn(look.folds), body)
+        light *= _folds(random, shape, draw(look.folds), body)
     channels = [
         np.float32(look.tissue[channel] * look.light[channel])
         * np.exp(-sum(density * np.float32(absorption[channel]) for density, absorption in layers))
         for channel in range(3)
     ]
     image = np.stack(channels, axis=-1) * light[..., None]
-    image += (_glare(random, shape, drawn(look.glare)) * facing)[..., None] * (1.05 - np.minimum(image, 1))
+    image += (_glare(random, shape, draw(look.glare)) * facing)[..., None] * (1.05 - np.minimum(image, 1))
     image *= visible[..., None]
     if marked and tube:
         _print(random, image)
@@ -180,17 +180,17 @@ def _frame(random: np.random.Generator, shape: Shape, look: Look) -> Field:
     rows, columns = (np.abs(axis) for axis in _axes(shape))
     sides = np.array([1.0, 1.0]) if look.round > 2 else np.array([1.15, shape[0] / shape[1] * 1.25])
     sides *= 1 - float(random.uniform(*look.margin))
-    away = ((rows / sides[0]) ** look.round + (columns / sides[1]) ** look.round) ** (1 / look.round)
-    return sigmoid((1 - away) * np.float32(60))
+    distance = ((rows / sides[0]) ** look.round + (columns / sides[1]) ** look.round) ** (1 / look.round)
+    return sigmoid((1 - distance) * np.float32(60))
 
 
 def _place(random: np.random.Generator, visible: Field, radius: float) -> tuple[float, float]:
     """Returns the centre (row, column) of the growth: the most visible of several random candidates."""
     height, width = visible.shape
-    spare = min(1.2 * radius, 0.38 * min(height, width))
-    candidates = random.uniform((spare, spare), (height - spare, width - spare), (8, 2))
-    seen = ndimage.uniform_filter(visible, max(1, int(1.4 * radius)))
-    best = max(candidates.tolist(), key=lambda at: round(float(seen[int(at[0]), int(at[1])]), 2))
+    margin = min(1.2 * radius, 0.38 * min(height, width))
+    candidates = random.uniform((margin, margin), (height - margin, width - margin), (8, 2))
+    visibility = ndimage.uniform_filter(visible, max(1, int(1.4 * radius)))
+    best = max(candidates.tolist(), key=lambda centre: round(float(visibility[int(centre[0]), int(centre[1])]), 2))
     return best[0], best[1]
 
 
@@ -235,14 +235,14 @@ def _folds(random: np.random.Generator, shape: Shape, folds: float, body: Field)
     """
     rows, columns = _axes(shape)
     end = random.uniform(-1.1, 1.1, 2).astype(np.float32)
-    away = np.hypot(rows - end[0], columns - end[1]) * (1 + 0.12 * smooth_noise(random, shape, min(shape) / 2))
-    away = np.maximum(away, 0.01).astype(np.float32)
-    phase = np.log(away + np.float32(0.1)) * np.float32(folds) + np.float32(random.uniform(0, 1))
+    distance = np.hypot(rows - end[0], columns - end[1]) * (1 + 0.12 * smooth_noise(random, shape, min(shape) / 2))
+    distance = np.maximum(distance, 0.01).astype(np.float32)
+    phase = np.log(distance + np.float32(0.1)) * np.float32(folds) + np.float32(random.uniform(0, 1))
     phase += 0.1 * smooth_noise(random, shape, min(shape) / 2)
     step = phase - np.floor(phase)
     tall = np.clip(0.5 + 0.5 * smooth_noise(random, shape, min(shape) / 1.6), 0, 1)
     shade = 1 - tall * (1 - 0.8 * body) * (0.5 * np.exp((step - 1) * 6) - 0.2 * np.exp(-step * 8))
-    far = np.square(away) / (np.square(away) + np.float32(random.uniform(0.03, 0.15)))
+    far = np.square(distance) / (np.square(distance) + np.float32(random.uniform(0.03, 0.15)))
     return ndimage.gaussian_filter((shade * (far + (1 - far) * 0.6 * body)).astype(np.float32), min(shape) / 170)
 
 
@@ -253,16 +253,17 @@ def _glare(random: np.random.Generator, shape: Shape, amount: float) -> Field:
     return sigmoid(14 * (fine - (3.6 - 0.6 * amount - 0.6 * where))) * np.float32(min(1, 2 * amount))
 
 
-_FINE = 3  # supersampling of lines, as PIL does not antialias them
+_SUPERSAMPLING = 3  # supersampling of lines, as PIL does not antialias them
 
 
 def _lines(shape: Shape, lines: list[tuple[NDArray[np.float64], float]]) -> Field:
     """Returns the coverage in [0, 1] by lines, each (N, 2) points (column, row) and a width, in pixels."""
-    canvas = Image.new("L", (shape[1] * _FINE, shape[0] * _FINE))
+    canvas = Image.new("L", (shape[1] * _SUPERSAMPLING, shape[0] * _SUPERSAMPLING))
     pen = ImageDraw.Draw(canvas)
     for points, width in lines:
-        pen.line((points * _FINE).flatten().tolist(), fill=255, width=max(1, round(width * _FINE)), joint="curve")
-    return np.asarray(canvas.reduce(_FINE), np.float32) / np.float32(255)
+        corners = (points * _SUPERSAMPLING).flatten().tolist()
+        pen.line(corners, fill=255, width=max(1, round(width * _SUPERSAMPLING)), joint="curve")
+    return np.asarray(canvas.reduce(_SUPERSAMPLING), np.float32) / np.float32(255)
 
 
 def _hairs(random: np.random.Generator, shape: Shape, count: int) -> Field:
@@ -285,7 +286,7 @@ def _ruler(random: np.random.Generator, shape: Shape) -> Field:
     step, edge = width * random.uniform(0.025, 0.05), random.choice([0.06, 0.92])
     start = np.array([width * random.uniform(0.0, 0.4), height * edge])
     ticks = [np.array([[step * n, 0], [step * n, step * (1.3 if n % 5 == 0 else 0.7)]]) + start for n in range(20)]
-    return _lines(shape, [(each, width / 320) for each in [*ticks, start + np.array([[0, 0], [19 * step, 0]])]])
+    return _lines(shape, [(line, width / 320) for line in [*ticks, start + np.array([[0, 0], [19 * step, 0]])]])
 
 
 def _print(random: np.random.Generator, image: NDArray[np.floating]) -> None:
@@ -334,7 +335,7 @@ def sigmoid(field: Field) -> Field:
     return (0.5 * (1.0 + np.tanh(0.5 * field))).astype(np.float32)
 
 
-def one_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Returns the largest connected component of a mask, opened and with its holes filled."""
     opened = ndimage.binary_opening(mask)
     parts, _ = ndimage.label(opened if opened.any() else mask)
@@ -408,7 +409,7 @@ def render_synthetic(
     require(
         one_of("synthetic -> scene", scene, PUBLIC),
         whole("synthetic -> sites", sites, least=1),
-        *(whole(f"synthetic -> {name}", each, least=0, most=_SPLIT_STRIDE - 1) for name, each in counts.items()),
+        *(whole(f"synthetic -> {name}", count, least=0, most=_SPLIT_STRIDE - 1) for name, count in counts.items()),
         _size_problems(size, _SMALLEST),
     )
     folder, purpose = Path(folder), ("synthetic",) if scene == "skin" else ("synthetic", scene)
@@ -486,7 +487,7 @@ SCANNERS = {"ct": CT, "mr": MR}
 """Scanners of the sites; the public volumes alternate between them."""
 
 
-PARTS = read_json(Path(__file__).with_name("synthetic_organs.json"))
+ELLIPSOIDS = read_json(Path(__file__).with_name("synthetic_organs.json"))
 """Ellipsoids of fat, muscle, bone, gut, kidney and spleen: (tissue, centre, half axes) in units of half the volume."""
 
 
@@ -503,12 +504,12 @@ def render_volume(random: np.random.Generator, shape: Sequence[int], scanner: Sc
     """
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
     tissue = np.zeros(shape, int)
-    for number, centre, half in PARTS:
-        at, size = centre + random.normal(0, 0.04, 3) * (number > 2), random.uniform(0.9, 1.1) * np.array(half)
+    for number, centre, half in ELLIPSOIDS:
+        position, size = centre + random.normal(0, 0.04, 3) * (number > 2), random.uniform(0.9, 1.1) * np.array(half)
         angle = math.radians(random.uniform(-20, 20)) * (number > 2)
-        across = (x - at[0]) * math.cos(angle) + (y - at[1]) * math.sin(angle)
-        along = (y - at[1]) * math.cos(angle) - (x - at[0]) * math.sin(angle)
-        tissue[(across / size[0]) ** 2 + (along / size[1]) ** 2 + ((z - at[2]) / size[2]) ** 2 < 1] = number
+        across = (x - position[0]) * math.cos(angle) + (y - position[1]) * math.sin(angle)
+        along = (y - position[1]) * math.cos(angle) - (x - position[0]) * math.sin(angle)
+        tissue[(across / size[0]) ** 2 + (along / size[1]) ** 2 + ((z - position[2]) / size[2]) ** 2 < 1] = number
     label = np.where(tissue >= 5, tissue - 4, 0).astype(np.int16)
     grey = ndimage.gaussian_filter(np.array(scanner.values, float)[tissue], (0.6, 0.6, 0.2))
     noise = random.normal(0, scanner.noise, (2, *grey.shape))

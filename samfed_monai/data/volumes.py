@@ -22,16 +22,16 @@ from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_frames
 from samfed_monai.data.folders import (
     FIRST_CHANNEL,
+    class_value_problems,
+    folders_not_read,
     list_images,
-    lonely_sentence,
     mask_stem,
     match_masks,
-    other_values,
-    others_in,
-    passed_over,
     relative,
     site_folders,
     sites_in,
+    unmatched_note,
+    unread_notes,
 )
 from samfed_monai.data.image_folder import NIFTI, kind_of, stem_of
 from samfed_monai.data.reading import Picture, left_out, png_of
@@ -45,9 +45,9 @@ TOLERANCE = 0.1
 ROUNDING = 1e-3
 """Tolerance for whole numbers in masks, as programs that scale values (scl_slope) do not hit them exactly."""
 SINGULAR, AGREEMENT = 1e-6, 0.01  # relative limits: of a voxel's volume; of its sides in qform and sform
-WHICH = "name every value with --classes A,B, or give with --label N the value of the foreground, or of each class"
-NOT_LABELLED = "; if 255 is background, set it to 0; if 255 means 'not labelled': only pictures can have weak labels"
-REPAIR = "export it again, or set the right affine: nibabel.Nifti1Image(data, affine)"
+LABEL_HINT = "name every value with --classes A,B, or give with --label N the value of the foreground, or of each class"
+HINT_255 = "; if 255 is background, set it to 0; if 255 means 'not labelled': only pictures can have weak labels"
+AFFINE_HINT = "export it again, or set the right affine: nibabel.Nifti1Image(data, affine)"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def read_mask_slices(
     labels: Sequence[int] = (),
     classes: Sequence[str] = (),
     reorient: bool = False,
-    held: set[int] | None = None,
+    seen_values: set[int] | None = None,
 ) -> NDArray[np.uint8]:
     """Reads a NIfTI mask, in the order and orientation of the pictures of its volume.
 
@@ -103,7 +103,7 @@ def read_mask_slices(
             background, but 255 as the only one is refused, as scribbles use it for "not labelled".
         classes: names of several classes; empty for one.
         reorient: as for the volume's pictures.
-        held: set to which the mask's values other than 0 are added.
+        seen_values: set to which the mask's values other than 0 are added.
 
     Returns:
         (N, H, W) in 0..K, ordered as the pictures of :class:`Slices`; K is 1 without ``classes``.
@@ -113,50 +113,50 @@ def read_mask_slices(
             whole numbers; several values besides 0 and none named, or a value of no class.
     """
     path = Path(path)
-    mask, volume = _loaded(path), _loaded(Path(like))
-    directions = _directions(Path(like), volume) if reorient else None
-    shapes = _space(mask), _space(volume)
+    mask, volume = _load(path), _load(Path(like))
+    orientation = _orientation(Path(like), volume) if reorient else None
+    shapes = _spatial_shape(mask), _spatial_shape(volume)
     if shapes[0] != shapes[1]:
         found, expected = (" x ".join(map(str, shape)) for shape in shapes)
-        raise refused(
-            path, f"{found} voxels", f"{expected}, as in {Path(like).name}", "export the mask on the volume's grid"
-        )
-    apart = _corners_apart(mask.affine, volume.affine, shapes[1])
-    if apart > TOLERANCE * np.linalg.norm(volume.affine[:3, : len(shapes[1])], axis=0).min():
-        found = f"corners up to {apart:.4g} mm from the volume's"
+        hint = "export the mask on the volume's grid"
+        raise refused(path, f"{found} voxels", f"{expected}, as in {Path(like).name}", hint)
+    distance = _corner_distance(mask.affine, volume.affine, shapes[1])
+    if distance > TOLERANCE * np.linalg.norm(volume.affine[:3, : len(shapes[1])], axis=0).min():
+        found = f"corners up to {distance:.4g} mm from the volume's"
         hint = "resample the mask to the volume; if both have the same grid, copy the volume's affine"
         raise refused(path, found, f"the affine of {Path(like).name}", hint)
-    data, expected = _numbers(path, mask), "whole numbers: 0 and the value of the mask"
+    data, expected = _voxels(path, mask), "whole numbers: 0 and the value of the mask"
     if data.dtype.names or data.size != np.prod(shapes[0]) or np.iscomplexobj(data):
         raise refused(path, "complex numbers" if np.iscomplexobj(data) else "colours", expected)
     data = data.reshape(shapes[0])
     values = np.unique(data)
-    part = values[~(np.abs(values - np.rint(values)) <= ROUNDING)]  # includes infinity and NaN
-    if part.size:
-        raise refused(path, f"values such as {float(part[-1]):.9g}", expected, "threshold it, or save it as integers")
+    fractional = values[~(np.abs(values - np.rint(values)) <= ROUNDING)]  # includes infinity and NaN
+    if fractional.size:
+        found, hint = f"values such as {float(fractional[-1]):.9g}", "threshold it, or save it as integers"
+        raise refused(path, found, expected, hint)
     data, values = np.rint(data), np.unique(np.rint(values))
-    there = [int(value) for value in values if value]
-    wanted = list(labels) or list(range(1, len(classes) + 1)) or there[:1]
-    alien = set(there) - set(wanted)
-    if alien == {IGNORE} or (alien and not labels):
-        named = [f"{value} {name}" for value, name in zip(wanted, classes, strict=False)] or map(str, labels)
-        found, expected = ", ".join(map(str, there[:8])), ", ".join(named)
-        hint = WHICH + (NOT_LABELLED if IGNORE in alien else "")
+    present = [int(value) for value in values if value]
+    values_of_classes = list(labels) or list(range(1, len(classes) + 1)) or present[:1]
+    unexpected = set(present) - set(values_of_classes)
+    if unexpected == {IGNORE} or (unexpected and not labels):
+        named = [f"{value} {name}" for value, name in zip(values_of_classes, classes, strict=False)] or map(str, labels)
+        found, expected = ", ".join(map(str, present[:8])), ", ".join(named)
+        hint = LABEL_HINT + (HINT_255 if IGNORE in unexpected else "")
         raise refused(path, f"the labels {found}", f"0 and {expected}" if expected else "one besides 0", hint)
-    if held is not None:
-        held.update(there)
-    drawn = np.zeros(data.shape, np.uint8)
-    for number, value in enumerate(wanted, start=1):
-        drawn[data == value] = number if classes else 1
-    return _turned(drawn.reshape(shapes[0][0], shapes[0][1], -1), directions).transpose(2, 1, 0)
+    if seen_values is not None:
+        seen_values.update(present)
+    label = np.zeros(data.shape, np.uint8)
+    for number, value in enumerate(values_of_classes, start=1):
+        label[data == value] = number if classes else 1
+    return _reoriented(label.reshape(shapes[0][0], shapes[0][1], -1), orientation).transpose(2, 1, 0)
 
 
-def _corners_apart(one: NDArray[Any], other: NDArray[Any], shape: Sequence[int]) -> float:
+def _corner_distance(affine: NDArray[Any], other_affine: NDArray[Any], shape: Sequence[int]) -> float:
     """Returns the largest distance in mm between a volume's corners under two affines; infinite if not finite."""
     last = [*(side - 1 for side in shape), 0, 0][:3]
     corners = np.array([[x, y, z, 1] for x in (0, last[0]) for y in (0, last[1]) for z in (0, last[2])], float)
-    apart = float(np.linalg.norm(((one - other) @ corners.T)[:3], axis=0).max())
-    return apart if np.isfinite(apart) else float("inf")
+    distance = float(np.linalg.norm(((affine - other_affine) @ corners.T)[:3], axis=0).max())
+    return distance if np.isfinite(distance) else float("inf")
 
 
 def nifti_of(masks: Sequence[NDArray[Any]], like: Path, *, reorient: bool = False) -> bytes:
@@ -173,8 +173,8 @@ def nifti_of(masks: Sequence[NDArray[Any]], like: Path, *, reorient: bool = Fals
     data = np.stack([mask.T for mask in masks], axis=-1).astype(np.uint8)
     if reorient:
         forwards = nibabel.orientations.axcodes2ornt("RAS")
-        data = _turned(data, nibabel.orientations.ornt_transform(forwards, _directions(like, source)))
-    image = nibabel.Nifti1Image(data.reshape(_space(source)), source.affine)
+        data = _reoriented(data, nibabel.orientations.ornt_transform(forwards, _orientation(like, source)))
+    image = nibabel.Nifti1Image(data.reshape(_spatial_shape(source)), source.affine)
     image.header.set_xyzt_units(*source.header.get_xyzt_units())
     for form in ("qform", "sform"):  # they may differ, and a viewer may use either
         matrix, code = getattr(source, f"get_{form}")(coded=True)
@@ -182,15 +182,15 @@ def nifti_of(masks: Sequence[NDArray[Any]], like: Path, *, reorient: bool = Fals
     return gzip.compress(image.to_bytes(), mtime=0)  # without a time, the same masks give the same bytes
 
 
-def _loaded(path: Path) -> Any:
+def _load(path: Path) -> Any:
     import nibabel
 
-    with _refused_as(path, "a NIfTI volume"):
+    with _refuse_errors(path, "a NIfTI volume"):
         return nibabel.load(path)
 
 
 @contextmanager
-def _refused_as(path: Path, expected: str, hint: str = "") -> Iterator[None]:
+def _refuse_errors(path: Path, expected: str, hint: str = "") -> Iterator[None]:
     """Turns all exceptions except out-of-memory errors into :class:`Refused`: nibabel and zlib raise many kinds."""
     try:
         yield
@@ -200,122 +200,120 @@ def _refused_as(path: Path, expected: str, hint: str = "") -> Iterator[None]:
         raise refused(path, failure_of(error), expected, hint) from None
 
 
-def _numbers(path: Path, image: Any) -> NDArray[Any]:
+def _voxels(path: Path, image: Any) -> NDArray[Any]:
     """Returns a volume's numbers, after reading a compressed file to its end, where its CRC is.
 
     Raises:
         Refused: also for voxels that are not between header and end of the file, and for sides of 0 or below without an
             sform, which nibabel replaces.
     """
-    unpacked: Any = gzip.open if path.suffix.lower() == ".gz" else open
-    with _refused_as(path, "a NIfTI volume"), unpacked(path, "rb") as stream:
+    open_file: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    with _refuse_errors(path, "a NIfTI volume"), open_file(path, "rb") as stream:
         header = type(image.header).from_fileobj(stream, check=False)
         stream.seek(0)
         stored = type(image).from_stream(stream).dataobj
         data: NDArray[Any] = np.asarray(stored)
-        stream.seek(end := stored.offset + data.size * stored.dtype.itemsize)
-        rest = stream.read().strip(b"\0")
-    if rest or stored.offset < header.sizeof_hdr:
+        end = stored.offset + data.size * stored.dtype.itemsize
+        stream.seek(end)
+        trailing = stream.read().strip(b"\0")
+    if trailing or stored.offset < header.sizeof_hdr:
         found, hint = f"voxels in bytes {stored.offset} to {end}", "correct dim or vox_offset, or export it again"
         raise refused(path, found, "voxels from the end of the header to the end of the file", hint)
     sides = header["pixdim"][1:4][: data.ndim][np.array(data.shape[:3]) > 1]
     if header["sform_code"] == 0 and not (sides > 0).all():
-        raise refused(path, f"voxel sides of {' x '.join(map(str, sides))} (pixdim)", "sides above 0", REPAIR)
+        raise refused(path, f"voxel sides of {' x '.join(map(str, sides))} (pixdim)", "sides above 0", AFFINE_HINT)
     return data
 
 
 def _nifti(path: Path, reorient: bool) -> Slices:
     from nibabel.orientations import inv_ornt_aff
 
-    image = _loaded(path)
-    shape, affine = _space(image), _millimetres(path, image)
-    data = _numbers(path, image)
-    numbers = data.dtype
-    if numbers.names:  # NIfTI's RGB24 and RGBA32
-        data = np.stack([data[channel] for channel in numbers.names[:3]], axis=-1)
-    elif 0 < data.size == np.prod(shape) and numbers.kind in "buif":
+    image = _load(path)
+    shape, affine = _spatial_shape(image), _affine_in_mm(path, image)
+    data = _voxels(path, image)
+    dtype = data.dtype
+    if dtype.names:  # NIfTI's RGB24 and RGBA32
+        data = np.stack([data[channel] for channel in dtype.names[:3]], axis=-1)
+    elif 0 < data.size == np.prod(shape) and dtype.kind in "buif":
         data = np.repeat(_to_grey(path, data.reshape(shape))[..., None], 3, axis=-1)
     if len(shape) not in (2, 3) or data.shape != (*shape, 3) or data.dtype != np.uint8:
-        found = f"{numbers} of {' x '.join(map(str, image.shape))}"
+        found = f"{dtype} of {' x '.join(map(str, image.shape))}"
         expected = "a picture (X, Y) or a volume (X, Y, Z) of grey values, or of 8-bit RGB"
         raise refused(path, found, expected, "save each volume or channel as a separate file, with real numbers")
     data = data.reshape(shape[0], shape[1], -1, 3)
     if reorient:
-        directions = _directions(path, image)
+        directions = _orientation(path, image)
         affine = affine @ inv_ornt_aff(directions, data.shape[:3])
-        data = _turned(data, directions)
+        data = _reoriented(data, directions)
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     area = float(np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1])))
     voxel = (round(float(sides[1]), 6), round(float(sides[0]), 6), round(float(sides[2]), 6))
     return Slices(data.transpose(2, 1, 0, 3), area, voxel if len(shape) > 2 else None)
 
 
-def _millimetres(path: Path, image: Any) -> NDArray[Any]:
+def _affine_in_mm(path: Path, image: Any) -> NDArray[Any]:
     """Returns the affine (4, 4) in mm: from the sform, else the qform, else pixdim."""
     from nibabel import aff2axcodes
 
-    with _refused_as(path, "readable units and qform", REPAIR):  # unknown unit or invalid quaternion
+    with _refuse_errors(path, "readable units and qform", AFFINE_HINT):  # unknown unit or invalid quaternion
         units = image.header.get_xyzt_units()[0]
         forms = {name: getattr(image, f"get_{name}")(coded=True)[0] for name in ("qform", "sform")}
     affine = np.asarray(image.affine, float)
-    axes = len(_space(image)[:3])
+    axes = len(_spatial_shape(image)[:3])
     sides = np.linalg.norm(affine[:3, :axes], axis=0)
     size = abs(np.linalg.det(affine[:3, :3])) if axes > 2 else np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1]))
-    given = [affine, *(form[:3, :3] for form in forms.values() if form is not None)]
-    if not all(np.isfinite(each).all() for each in given) or not size > SINGULAR * np.prod(sides):
-        raise refused(path, "an affine in which voxels have no extent", "an affine that is not singular", REPAIR)
+    matrices = [affine, *(form[:3, :3] for form in forms.values() if form is not None)]
+    if not all(np.isfinite(each).all() for each in matrices) or not size > SINGULAR * np.prod(sides):
+        raise refused(path, "an affine in which voxels have no extent", "an affine that is not singular", AFFINE_HINT)
     if all(form is not None for form in forms.values()):
-        others = {name: np.linalg.norm(form[:3, :axes], axis=0) for name, form in forms.items()}
-        same = np.allclose(others["qform"], others["sform"], rtol=AGREEMENT)
+        sides_by_form = {name: np.linalg.norm(form[:3, :axes], axis=0) for name, form in forms.items()}
+        same = np.allclose(sides_by_form["qform"], sides_by_form["sform"], rtol=AGREEMENT)
         if not same or aff2axcodes(forms["qform"])[:axes] != aff2axcodes(forms["sform"])[:axes]:
-            found = " and ".join(
-                f"a {name} of {' x '.join(f'{side:.4g}' for side in others[name])}, {''.join(aff2axcodes(form))}"
-                for name, form in forms.items()
-            )
+            sizes = {name: " x ".join(f"{side:.4g}" for side in sides) for name, sides in sides_by_form.items()}
+            found = " and ".join(f"a {n} of {sizes[n]}, {''.join(aff2axcodes(form))}" for n, form in forms.items())
             hint = "keep the right one: image.set_qform(None, 0) or set_sform(None, 0) of nibabel"
             raise refused(path, found, "the same sizes and directions in both", hint)
     return affine * np.array([*[{"meter": 1e3, "micron": 1e-3}.get(units, 1.0)] * 3, 1.0])[:, None]
 
 
-def _directions(path: Path, image: Any) -> NDArray[Any]:
+def _orientation(path: Path, image: Any) -> NDArray[Any]:
     """Returns nibabel's orientation of a volume for RAS+; refuses volumes without an orientation or three axes."""
     from nibabel import io_orientation
 
-    if len(_space(image)) < 3:
+    if len(_spatial_shape(image)) < 3:
         raise refused(path, "a picture (X, Y)", "a volume of three axes to reorient", "leave out --reorient")
     if not (image.header["qform_code"] or image.header["sform_code"]):
         found = "no orientation (qform_code and sform_code are 0)"
         raise refused(path, found, "one of the two codes set, to reorient", "leave out --reorient, or set the affine")
-    directions: NDArray[Any] = io_orientation(image.affine)
-    return directions
+    return np.asarray(io_orientation(image.affine))
 
 
-def _turned(data: NDArray[Any], directions: NDArray[Any] | None) -> NDArray[Any]:
+def _reoriented(data: NDArray[Any], orientation: NDArray[Any] | None) -> NDArray[Any]:
     from nibabel.orientations import apply_orientation
 
-    return data if directions is None else np.ascontiguousarray(apply_orientation(data, directions))
+    return data if orientation is None else np.ascontiguousarray(apply_orientation(data, orientation))
 
 
 def different_orientations(paths: Sequence[Path]) -> list[str]:
     """Returns a sentence if the axes of several NIfTI volumes run in different directions of the body, else none."""
     from nibabel import aff2axcodes
 
-    found: dict[str, list[Path]] = {}
+    by_axes: dict[str, list[Path]] = {}
     for path in paths:
-        image = _loaded(path)
+        image = _load(path)
         coded = image.header["qform_code"] or image.header["sform_code"]
         axes = "".join(str(axis) for axis in aff2axcodes(image.affine)) if coded else "of unknown direction"
-        found.setdefault(axes, []).append(path)
-    if len(found) < 2:
+        by_axes.setdefault(axes, []).append(path)
+    if len(by_axes) < 2:
         return []
-    groups = (f"{len(of)} {axes} (such as {of[0].name})" for axes, of in sorted(found.items()))
+    groups = (f"{len(group)} {axes} (such as {group[0].name})" for axes, group in sorted(by_axes.items()))
     return [
         f"the axes of the volumes run in different directions: {', '.join(groups)}; slices are cut along the last axis "
         "of each, so that they show different planes or are mirrored: --reorient reorients all to RAS+ first"
     ]
 
 
-def _space(image: Any) -> tuple[int, ...]:
+def _spatial_shape(image: Any) -> tuple[int, ...]:
     """Returns the spatial shape, (X, Y) or (X, Y, Z), without trailing axes of length 1."""
     shape: list[int] = list(image.shape)
     while len(shape) > 3 and shape[-1] == 1:
@@ -399,70 +397,70 @@ def cut_nifti(
     if 0 in labels or len({*labels}) < len(labels):
         found, expected = f"the values {', '.join(map(str, labels))}", "each value once, without 0 (the background)"
         problems.add("--label", found=found, expected=expected)
-    volumes, sentences = _volumes_below(root, slices, problems)
-    problems.extend(other_values(root, dict(zip(classes, labels or range(1, len(classes) + 1), strict=False))))
+    volumes, sentences = _find_volumes(root, slices, problems)
+    problems.extend(class_value_problems(root, dict(zip(classes, labels or range(1, len(classes) + 1), strict=False))))
     for site in without_spacing:
         problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
-    skipped, kept, notes, blank, held = list[Path](), set[Path](), dict[str, Any](), 0, dict[int, Path]()
+    skipped, paths, notes, blank_slices, examples = list[Path](), set[Path](), dict[str, Any](), 0, dict[int, Path]()
     with taken_back_on_error(written) as files:
-        for each in progress_bar(volumes, desc="cutting", unit="volume"):
+        for volume in progress_bar(volumes, desc="cutting", unit="volume"):
             try:
-                cut, voxel, single, values = _cut(each, labels, classes, reorient)
+                cut, voxel, blank, values = _cut_volume(volume, labels, classes, reorient)
             except Refused as refusal:
-                unreadable = any(_is_unreadable(file) for file in (each.path, each.mask) if file)
-                skipped += [each.path] if unreadable and skip_unreadable else []
+                unreadable = any(_is_unreadable(file) for file in (volume.path, volume.mask) if file)
+                skipped += [volume.path] if unreadable and skip_unreadable else []
                 problems.extend(left_out(refusal.problems, unreadable, skip_unreadable=skip_unreadable))
                 continue
-            kept |= cut.keys()
-            blank += single
-            held = {value: each.mask for value in values if each.mask} | held
-            spacing = list(voxel) if voxel and each.site.name not in without_spacing else None
-            folder = relative(each.site / "images" / each.name, slices)
-            notes[folder] = {"volume": relative(each.path, root), "spacing": spacing}
+            paths |= cut.keys()
+            blank_slices += blank
+            examples = {value: volume.mask for value in values if volume.mask} | examples
+            spacing = list(voxel) if voxel and volume.site.name not in without_spacing else None
+            folder = relative(volume.site / "images" / volume.name, slices)
+            notes[folder] = {"volume": relative(volume.path, root), "spacing": spacing}
             if not len(problems):  # after a problem, all files are deleted in the end
                 with problems.collected():
                     write_new(cut, files)
-        foreground = held.keys() - {0}
+        foreground = examples.keys() - {0}
         if not labels and not classes and len(foreground) > 1 and foreground != {1, 255}:
-            found = " and ".join(f"{value} in {relative(held[value], root)}" for value in sorted(foreground)[:4])
-            problems.add("--label", found=found, expected="the same foreground value in all masks", hint=WHICH)
-        if labels and not classes and held and not foreground & {*labels}:
+            found = " and ".join(f"{value} in {relative(examples[value], root)}" for value in sorted(foreground)[:4])
+            problems.add("--label", found=found, expected="the same foreground value in all masks", hint=LABEL_HINT)
+        if labels and not classes and examples and not foreground & {*labels}:
             found = f"{' and '.join(map(str, labels))}, which no mask has"
             problems.add("--label", found=found, expected="the value of foreground in masks", hint="look at one")
         if not len(problems):  # the slices of a volume with a problem are unknown
-            problems.extend(_of_no_volume(slices, kept))
+            problems.extend(_foreign_slices(slices, paths))
         problems.refuse_if_any()
-        at = slices / VOLUMES
-        files.setdefault(at, at.read_bytes() if at.exists() else None)
-        write_json(at, notes)
+        record = slices / VOLUMES
+        files.setdefault(record, record.read_bytes() if record.exists() else None)
+        write_json(record, notes)
     if skipped:
-        who = counted(len(skipped), "unreadable volume was", "unreadable volumes were")
-        sentences.append(f"{who} left out, such as {relative(skipped[0], root)}")
-    sentences += [f"{counted(blank, 'slice')} of a single grey value left out"] if blank else []
-    read = [each.path for each in volumes if each.path not in skipped]
+        subject = counted(len(skipped), "unreadable volume was", "unreadable volumes were")
+        sentences.append(f"{subject} left out, such as {relative(skipped[0], root)}")
+    sentences += [f"{counted(blank_slices, 'slice')} of a single grey value left out"] if blank_slices else []
+    read = [volume.path for volume in volumes if volume.path not in skipped]
     return sentences if reorient else [*sentences, *different_orientations(read)]
 
 
-def _cut(
+def _cut_volume(
     volume: _Volume, labels: Sequence[int], classes: Sequence[str], reorient: bool
 ) -> tuple[dict[Path, bytes], tuple[float, float, float] | None, int, set[int]]:
     """Returns the files of a volume's slices and masks, its voxel size in mm, the number of slices left out, and the
     values of the mask, 0 included."""
     read = read_slices(volume.path, reorient=reorient)
-    shows = read.pictures.min((1, 2, 3)) < read.pictures.max((1, 2, 3))
+    has_content = read.pictures.min((1, 2, 3)) < read.pictures.max((1, 2, 3))
     kinds, values = {"images": read.pictures}, {0}
     if volume.mask is not None:
-        given: dict[str, Any] = {"labels": labels, "classes": classes, "reorient": reorient, "held": values}
-        kinds["masks"] = read_mask_slices(volume.mask, volume.path, **given)
-        shows |= kinds["masks"].any((1, 2))
+        options: dict[str, Any] = {"labels": labels, "classes": classes, "reorient": reorient, "seen_values": values}
+        kinds["masks"] = read_mask_slices(volume.mask, volume.path, **options)
+        has_content |= kinds["masks"].any((1, 2))
         kinds["masks"] = kinds["masks"] if classes else 255 * kinds["masks"]
-    kept = np.flatnonzero(shows | ~shows.any())
+    kept = np.flatnonzero(has_content | ~has_content.any())
     files = {
         volume.site / kind / volume.name / f"{volume.name}_{number + 1:04d}.png": png_of(pictures[number])
         for kind, pictures in kinds.items()
         for number in kept.tolist()
     }
-    return files, read.voxel, len(shows) - len(kept), values
+    return files, read.voxel, len(has_content) - len(kept), values
 
 
 def _is_unreadable(volume: Path) -> bool:
@@ -472,41 +470,41 @@ def _is_unreadable(volume: Path) -> bool:
     return True
 
 
-def _of_no_volume(slices: Path, cut: Collection[Path]) -> list[Problem]:
+def _foreign_slices(slices: Path, cut_paths: Collection[Path]) -> list[Problem]:
     """Returns a problem for each folder with pictures that were not cut and would be used as slices or masks."""
-    others = defaultdict[Path, list[str]](list)
+    by_folder = defaultdict[Path, list[str]](list)
     for folder in (site / kind for site in site_folders(slices).values() for kind in ("images", "masks")):
-        for path in (path for path in list_images(folder) if path not in cut):
-            others[path.parent].append(path.name)
+        for path in (path for path in list_images(folder) if path not in cut_paths):
+            by_folder[path.parent].append(path.name)
     expected, hint = "only slices of volumes and masks of DIR", "delete them, or cut into a new folder"
-    found = {folder: f"{counted(len(names), 'other slice')}, such as {names[0]}" for folder, names in others.items()}
+    found = {folder: f"{counted(len(names), 'other slice')}, such as {names[0]}" for folder, names in by_folder.items()}
     return [Problem(str(folder), found[folder], expected, hint) for folder in found]
 
 
-def _volumes_below(root: Path, slices: Path, problems: Problems) -> tuple[list[_Volume], list[str]]:
+def _find_volumes(root: Path, slices: Path, problems: Problems) -> tuple[list[_Volume], list[str]]:
     """Returns the volumes of all sites, and sentences on files of other kinds and on masks without a volume."""
     sites, volumes = sites_in(root), list[_Volume]()
-    sentences = passed_over(root, [site.name for site in sites.values()]) if root not in sites.values() else []
-    for called, site in sites.items():
+    sentences = folders_not_read(root, [site.name for site in sites.values()]) if root not in sites.values() else []
+    for site_name, site in sites.items():
         with problems.collected():
-            found, lonely = match_masks(site, root, "", NIFTI)
-            sentences += [*others_in(site, NIFTI), *lonely_sentence(site.name, lonely)]
-            for one in found:
-                path, mask = root / one.image, root / one.label if one.label else None
+            found, unmatched = match_masks(site, root, "", NIFTI)
+            sentences += [*unread_notes(site, NIFTI), *unmatched_note(site.name, unmatched)]
+            for entry in found:
+                path, mask = root / entry.image, root / entry.label if entry.label else None
                 name = "_".join((*path.relative_to(site / "images").parent.parts, stem_of(path)))
-                volumes.append(_Volume(slices / called, name, path, mask))
-    if any(each.mask and mask_stem(each.path) == f"{mask_stem(each.mask)}{FIRST_CHANNEL}" for each in volumes):
+                volumes.append(_Volume(slices / site_name, name, path, mask))
+    if any(volume.mask and mask_stem(volume.path) == f"{mask_stem(volume.mask)}{FIRST_CHANNEL}" for volume in volumes):
         expected, hint = "volumes of one channel (nnU-Net's _0000)", "move the other channels out of the folder"
-        for number, each in enumerate(volumes):
-            if each.mask and mask_stem(each.mask) == mask_stem(each.path):
+        for number, volume in enumerate(volumes):
+            if volume.mask and mask_stem(volume.mask) == mask_stem(volume.path):
                 continue  # a number that the mask has too is not a channel
-            if each.mask is None and re.fullmatch(rf".+(?!{FIRST_CHANNEL})_\d{{4}}", each.name):
-                problems.add(str(each.path), found="a further channel", expected=expected, hint=hint)
-            volumes[number] = each._replace(name=each.name.removesuffix(FIRST_CHANNEL))  # nnU-Net's case name
-    listed: dict[tuple[Path, str], _Volume] = {}
-    for each in volumes:
-        if listed.setdefault((each.site, each.name), each) != each:
-            problems.add(str(each.path), found=f"a second {each.name}", expected="one volume of this name per site")
+            if volume.mask is None and re.fullmatch(rf".+(?!{FIRST_CHANNEL})_\d{{4}}", volume.name):
+                problems.add(str(volume.path), found="a further channel", expected=expected, hint=hint)
+            volumes[number] = volume._replace(name=volume.name.removesuffix(FIRST_CHANNEL))  # nnU-Net's case name
+    first: dict[tuple[Path, str], _Volume] = {}
+    for volume in volumes:
+        if first.setdefault((volume.site, volume.name), volume) != volume:
+            problems.add(str(volume.path), found=f"a second {volume.name}", expected="one volume of this name per site")
     if not sites:
         hint = "; ".join(sentences) or "the layout is DIR/<site>/images and DIR/<site>/masks"
         problems.add(f"{root}/<site>/images", found="none", expected="NIfTI volumes (.nii, .nii.gz)", hint=hint)

@@ -22,7 +22,7 @@ from samfed_monai.data.reading import Picture, decode_grey, png_of, read_bytes, 
 IGNORE = 255
 """Value of unlabelled pixels in files, and in tensors of one class."""
 
-_SIZED = ("scribble", "points")
+_SIZED = ("scribble", "points")  # kinds with a width; points also have a number
 POINTS, WIDTH = 5, 3
 """Defaults: number of points of each class, and width of points and scribbles in pixels."""
 
@@ -93,8 +93,7 @@ def weaken(
             extra ``weak``) is not installed.
     """
     kind = LabelKind(kind)
-    problems = Problems()
-    problems.extend(whole("points", points, "a number of points of each class", least=1))
+    problems = Problems(whole("points", points, "a number of points of each class", least=1))
     problems.unless(width > 0 and width % 2 == 1, "width", width, "an odd number of pixels")
     problems.extend(one_of("kind", kind.value, WEAK))
     if mask.all() or not mask.any():
@@ -112,29 +111,29 @@ def _scribble(mask: Picture, random: np.random.Generator, points: int, width: in
     require(installed("skimage", "weak", "scribbles", "no scikit-image", "scikit-image"))
     from skimage.morphology import skeletonize
 
-    return _drawn(mask, skeletonize, width)
+    return _draw_regions(mask, skeletonize, width)
 
 
 def _points(mask: Picture, random: np.random.Generator, points: int, width: int) -> Picture:
-    def chosen(region: np.ndarray) -> np.ndarray:
-        places = np.flatnonzero(region)
-        drawn = random.choice(places, size=min(points, len(places)), replace=False)
-        return np.isin(np.arange(region.size), drawn).reshape(region.shape)
+    def select(region: np.ndarray) -> np.ndarray:
+        pixels = np.flatnonzero(region)
+        selected = random.choice(pixels, size=min(points, len(pixels)), replace=False)
+        return np.isin(np.arange(region.size), selected).reshape(region.shape)
 
-    return _drawn(mask, chosen, width)
+    return _draw_regions(mask, select, width)
 
 
-def _drawn(mask: Picture, line_of: Callable[[np.ndarray], np.ndarray], width: int) -> Picture:
+def _draw_regions(mask: Picture, pixels_of: Callable[[np.ndarray], np.ndarray], width: int) -> Picture:
     label = np.full(mask.shape, IGNORE, np.uint8)
     for value, region in _regions(mask).items():
-        line = line_of(region)
+        pixels = pixels_of(region)
         # a region with an empty skeleton keeps one pixel
-        line = line if line.any() else _first(region)
-        label[ndimage.binary_dilation(line, np.ones((width, width))) & region] = value
+        pixels = pixels if pixels.any() else _first_pixel(region)
+        label[ndimage.binary_dilation(pixels, np.ones((width, width))) & region] = value
     return label
 
 
-def _first(region: np.ndarray) -> np.ndarray:
+def _first_pixel(region: np.ndarray) -> np.ndarray:
     """Returns a region's first pixel."""
     return np.arange(region.size).reshape(region.shape) == np.flatnonzero(region)[0]
 
@@ -150,9 +149,9 @@ def _box(mask: Picture, random: np.random.Generator, points: int, width: int) ->
             label[_middle(rows), _middle(columns)] = value
     for value, region in regions.items():
         if not (label == value).any():  # the boxes of other classes hide it
-            label[_first(region)] = value
+            label[_first_pixel(region)] = value
     if not (label == 0).any():  # the object touches every side
-        label[_first(mask == 0)] = 0
+        label[_first_pixel(mask == 0)] = 0
     return label
 
 
@@ -209,25 +208,26 @@ def weaken_list(
         wrong = one_of("--kind", site, sorted(datalist.sites)) or one_of(f"--kind of {site}", kind, WEAK)
         if wrong:
             problems.extend(wrong)
-        elif weak := [str(item.label_kind) for item in datalist.sites[site].unlabelled if item.weak]:
-            found = f"{counted(len(weak), 'weak label')} ({', '.join(sorted(set(weak)))})"
+        elif weak_kinds := [str(item.label_kind) for item in datalist.sites[site].unlabelled if item.weak]:
+            found = f"{counted(len(weak_kinds), 'weak label')} ({', '.join(sorted(set(weak_kinds)))})"
             hint = "use the list with masks; a site that is not in --kind keeps its labels"
             expected = "masks to make weak labels from"
             problems.add(f"sites -> {site} -> unlabelled", found=found, expected=expected, hint=hint)
         elif not any(item.label for item in datalist.sites[site].unlabelled):
             hint = "make the list with masks of the sites' own images"
             problems.add(f"sites -> {site} -> unlabelled", found="no masks", expected="masks to derive from", hint=hint)
-    for name, size, default, of in (("points", points, POINTS, _SIZED[1:]), ("width", width, WIDTH, _SIZED)):
-        read = size == default or any(kind in of for kind in kinds.values())
-        problems.unless(read, f"--{name}", size, f"{default}, as no site here gets {' or '.join(of)}", "leave it out")
+    for name, size, default, users in (("points", points, POINTS, _SIZED[1:]), ("width", width, WIDTH, _SIZED)):
+        used = size == default or any(kind in users for kind in kinds.values())
+        expected = f"{default}, as no site here gets {' or '.join(users)}"
+        problems.unless(used, f"--{name}", size, expected, "leave it out")
     problems.refuse_if_any()
-    work = [(site, item) for site in kinds for item in datalist.sites[site].unlabelled if item.label]
-    made, root, sizes = dict[str, Item](), Path(data_root), {"points": points, "width": width}
+    masked = [(site, item) for site in kinds for item in datalist.sites[site].unlabelled if item.label]
+    weakened, root, sizes = dict[str, Item](), Path(data_root), {"points": points, "width": width}
     with taken_back_on_error() as written:
-        for site, item in progress_bar(work, desc="weak labels", unit="image"):
-            made[item.image] = _weak_item(item, LabelKind(kinds[site]), datalist, root, seed, sizes, written)
+        for site, item in progress_bar(masked, desc="weak labels", unit="image"):
+            weakened[item.image] = _weak_item(item, LabelKind(kinds[site]), datalist, root, seed, sizes, written)
     sites = {
-        name: Site([made.get(item.image, item) for item in site.unlabelled], site.validation, site.test)
+        name: Site([weakened.get(item.image, item) for item in site.unlabelled], site.validation, site.test)
         for name, site in datalist.sites.items()
     }
     return DataList(datalist.name, datalist.public, sites, datalist.mask_threshold, datalist.classes)
@@ -243,9 +243,9 @@ def _weak_item(
         return item
     random = np.random.default_rng(derive_seed(seed, "weak label", kind.value, item.label_sha256 or ""))
     content = png_of(weaken(mask, kind, random=random, **sizes))
-    drawn = "" if sizes["points"] == POINTS else f"-{sizes['points']}-points"
-    drawn += "" if sizes["width"] == WIDTH else f"-{sizes['width']}-px"
-    relative = PurePosixPath("weak", f"{kind.value}-{seed}{drawn}", label).with_suffix(".png")
-    place, hint = confine(root, str(relative), where=str(relative)), "take another --seed, or move the folder weak away"
-    write_new({place: content}, written, hint=hint)
+    suffix = "" if sizes["points"] == POINTS else f"-{sizes['points']}-points"
+    suffix += "" if sizes["width"] == WIDTH else f"-{sizes['width']}-px"
+    relative = PurePosixPath("weak", f"{kind.value}-{seed}{suffix}", label).with_suffix(".png")
+    path = confine(root, str(relative), where=str(relative))
+    write_new({path: content}, written, hint="take another --seed, or move the folder weak away")
     return replace(item, label=str(relative), label_sha256=sha256_bytes(content), label_kind=kind.value)

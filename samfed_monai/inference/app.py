@@ -31,7 +31,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from samfed_monai.core.errors import Refused, SamFedError, machine_failure, name_problems, refused
-from samfed_monai.data.image_folder import DICOM, IMAGES, NIFTI, is_left_out, report_not_read, walk
+from samfed_monai.data.image_folder import DICOM, IMAGES, NIFTI, is_ignored, report_not_read, walk
 from samfed_monai.inference.dicom_seg import require_highdicom
 from samfed_monai.inference.forms import LooksPage, MaskForms
 from samfed_monai.inference.predictor import Predictor
@@ -41,9 +41,9 @@ from samfed_monai.reports.style import environment
 logger = logging.getLogger(__name__)
 
 ADDRESS, PORT = "127.0.0.1", 7860
-LARGEST = 4 * 2**30
+MAX_FILE_SIZE = 4 * 2**30
 """Largest size of a file, in bytes."""
-KEPT = 8
+MAX_DROPS = 8
 """Number of drops whose images and masks are kept; older ones are deleted."""
 FORMS = (
     ("masks/**/*.png", "Masks (PNG)"),
@@ -72,8 +72,8 @@ class Drop:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.given = folder, folder / "images"
-        self.given.mkdir(parents=True)
+        self.folder, self.images = folder, folder / "images"
+        self.images.mkdir(parents=True)
         self.state = "waiting"
         self.html = ""
         #: Files to download, by their name in the URL.
@@ -83,34 +83,34 @@ class Drop:
         """Segments the files; errors become the text that the browser shows."""
         self.state = "working"
         try:
-            with _warnings() as notes:
-                page = self._segmented(predictor, reorient)
-            plain = [self._plain(note.getMessage()) for note in notes]
-            shown = {"page": page, "offered": list(self._offered()), "notes": plain}
+            with _collected_warnings() as notes:
+                page = self._segment_files(predictor, reorient)
+            plain = [self._without_folders(note.getMessage()) for note in notes]
+            shown = {"page": page, "offered": list(self._add_downloads()), "notes": plain}
             self.html, self.state = environment().get_template("app_done.html.j2").render(shown), "done"
         except Exception as error:  # the server goes on with the next drop
             known = error if isinstance(error, SamFedError) else machine_failure(error)
             if known is None:
                 logger.exception("internal error")
             shutil.rmtree(self.folder, ignore_errors=True)
-            self.html = self._plain(str(known or "Internal error: see the terminal of `samfed app`."))
+            self.html = self._without_folders(str(known or "Internal error: see the terminal of `samfed app`."))
             self.state = "refused"
 
-    def _segmented(self, predictor: Predictor, reorient: bool) -> LooksPage:
-        found = walk(self.given)
+    def _segment_files(self, predictor: Predictor, reorient: bool) -> LooksPage:
+        found = walk(self.images)
         report_not_read("left out", found, IMAGES)
         read = [path for kind in IMAGES for path in found.get(kind, ())]
-        paths = [str(path) for path in read or self.given.iterdir()]
+        files = [str(path) for path in read or self.images.iterdir()]
         places = {"overlays": "outlines", "areas": "areas.csv", "page": "looks.html"}
         if DICOM in found and not require_highdicom():
             places["dicom_seg"] = "segmentations"
         while True:
-            forms = {form: str(self.folder / place) for form, place in places.items()}
-            also = MaskForms(predictor.model.bundle, predictor.classes, **forms)
+            paths = {form: str(self.folder / place) for form, place in places.items()}
+            forms = MaskForms(predictor.model.bundle, predictor.classes, **paths)
             try:
-                options = {"reorient": reorient and NIFTI in found, "skip_unreadable": len(paths) > 1}
-                segment(predictor, paths, str(self.folder / "masks"), also, **options)
-                return also.page
+                options = {"reorient": reorient and NIFTI in found, "skip_unreadable": len(files) > 1}
+                segment(predictor, files, str(self.folder / "masks"), forms, **options)
+                return forms.page
             except Refused as error:
                 of_segmentations = all(problem.where.startswith("--dicom-seg") for problem in error.problems)
                 if not (of_segmentations and places.pop("dicom_seg", "")):
@@ -118,7 +118,7 @@ class Drop:
                 for problem in error.problems:
                     logger.warning("no DICOM segmentation: expected %s, found %s", problem.expected, problem.found)
 
-    def _offered(self) -> Iterator[tuple[str, str]]:
+    def _add_downloads(self) -> Iterator[tuple[str, str]]:
         """Offers files for download, several of a form as a ZIP; yields the name in the URL and the label of each."""
         for pattern, label in FORMS:
             files = sorted(self.folder.glob(pattern))
@@ -133,21 +133,21 @@ class Drop:
                 self.downloads[key] = file
                 yield key, label
 
-    def _plain(self, text: str) -> str:
+    def _without_folders(self, text: str) -> str:
         """Removes the names of temporary folders from a message."""
-        return text.replace(f"{self.given}/", "").replace(f"{self.folder}/", "")
+        return text.replace(f"{self.images}/", "").replace(f"{self.folder}/", "")
 
 
 @contextmanager
-def _warnings() -> Iterator[list[logging.LogRecord]]:
+def _collected_warnings() -> Iterator[list[logging.LogRecord]]:
     """Collects the warnings of this package inside the block."""
-    kept, package = MemoryHandler(sys.maxsize, sys.maxsize), logging.getLogger("samfed_monai")
-    kept.setLevel(logging.WARNING)
-    package.addHandler(kept)
+    handler, package = MemoryHandler(sys.maxsize, sys.maxsize), logging.getLogger("samfed_monai")
+    handler.setLevel(logging.WARNING)
+    package.addHandler(handler)
     try:
-        yield kept.buffer
+        yield handler.buffer
     finally:
-        package.removeHandler(kept)
+        package.removeHandler(handler)
 
 
 class App:
@@ -198,12 +198,12 @@ class App:
         with self._lock:
             if key not in self.drops:
                 finished = [old for old, drop in self.drops.items() if drop.state in ("done", "refused")]
-                for old in finished[: max(0, len(self.drops) + 1 - KEPT)]:
+                for old in finished[: max(0, len(self.drops) + 1 - MAX_DROPS)]:
                     shutil.rmtree(self.drops.pop(old).folder, ignore_errors=True)
                 self.drops[key] = Drop(self.folder / key)
             return self.drops[key]
 
-    def forget(self, key: str) -> None:
+    def discard(self, key: str) -> None:
         """Deletes the files of a drop that is not segmented yet."""
         with self._lock:
             if key in self.drops and self.drops[key].state == "waiting":
@@ -237,23 +237,23 @@ class _Handler(BaseHTTPRequestHandler):
             match [self.command, *self._parts()]:
                 case ["GET", ""]:
                     page = environment().get_template("app.html.j2").render(model=app.predictor.model)
-                    self._answer(page, "text/html; charset=utf-8")
+                    self._reply(page, "text/html; charset=utf-8")
                 case ["GET", key] if drop := app.drops.get(key):
-                    self._answer(json.dumps({"state": drop.state, "html": drop.html}))
+                    self._reply(json.dumps({"state": drop.state, "html": drop.html}))
                 case ["GET", key, name] if (drop := app.drops.get(key)) and name in drop.downloads:
-                    self._answer(drop.downloads[name], "application/octet-stream", name=name.partition("-")[2])
+                    self._reply(drop.downloads[name], "application/octet-stream", name=name.partition("-")[2])
                 case ["PUT", key, name] if re.fullmatch("[0-9a-f]{16}", key):
-                    self._take(key, name)
-                    self._answer("{}")
+                    self._receive(key, name)
+                    self._reply("{}")
                 case ["POST", key] if (drop := app.drops.get(key)) and drop.state == "waiting":
                     drop.state = "queued"
                     app.queued.put(drop)
-                    self._answer("{}", status=HTTPStatus.ACCEPTED)
+                    self._reply("{}", status=HTTPStatus.ACCEPTED)
                 case _:
                     raise _Refusal(HTTPStatus.NOT_FOUND, "no such page")
         except _Refusal as refusal:
             status, text = refusal.args
-            self._answer(text, "text/plain; charset=utf-8", status)
+            self._reply(text, "text/plain; charset=utf-8", status)
 
     do_PUT = do_POST = do_GET
 
@@ -269,37 +269,35 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(HTTPStatus.FORBIDDEN, "open the address that `samfed app` printed")
         return rest
 
-    def _take(self, key: str, name: str) -> None:
+    def _receive(self, key: str, name: str) -> None:
         drop, size = self.server.app.drop(key), int(self.headers.get("Content-Length") or 0)
-        sent, place, refusal = self._sent(size), drop.given / name, ""
-        if name != place.name or name_problems([name]) or is_left_out(name) or len(name.encode()) > 200:
+        body, path, refusal = self._body(size), drop.images / name, ""
+        if name != path.name or name_problems([name]) or is_ignored(name) or len(name.encode()) > 200:
             refusal = "not a valid image name"  # output files have longer ones
-        elif not 0 < size <= LARGEST:
-            refusal = f"{size} bytes, expected 1 to {LARGEST}"
-        elif place.exists() or drop.state != "waiting":
+        elif not 0 < size <= MAX_FILE_SIZE:
+            refusal = f"{size} bytes, expected 1 to {MAX_FILE_SIZE}"
+        elif path.exists() or drop.state != "waiting":
             refusal = "a file of that name was sent already, or segmentation has started"
         else:
             try:
-                with open(place, "wb") as stream:
-                    stream.writelines(sent)
+                with open(path, "wb") as stream:
+                    stream.writelines(body)
             except OSError as error:
                 refusal = f"not stored: {error.strerror or error}"
-        for _ in sent:  # browsers read no reply before they have sent all
+        for _ in body:  # browsers read no reply before they have sent all
             pass
         if refusal:
-            self.server.app.forget(key)
+            self.server.app.discard(key)
             raise _Refusal(HTTPStatus.BAD_REQUEST, f"{name}: {refusal}")
 
-    def _sent(self, left: int) -> Iterator[bytes]:
-        while left > 0 and (block := self.rfile.read(min(left, 2**20))):
-            left -= len(block)
+    def _body(self, remaining: int) -> Iterator[bytes]:
+        while remaining > 0 and (block := self.rfile.read(min(remaining, 2**20))):
+            remaining -= len(block)
             yield block
-        if left > 0:
+        if remaining > 0:
             raise ConnectionError("the upload was incomplete")
 
-    def _answer(
-        self, content: str | Path, kind: str = "application/json", status: int = 200, *, name: str = ""
-    ) -> None:
+    def _reply(self, content: str | Path, kind: str = "application/json", status: int = 200, *, name: str = "") -> None:
         size = content.stat().st_size if isinstance(content, Path) else len(content.encode())
         headers = {**_HEADERS, "Content-Type": kind, "Content-Length": str(size)}
         if name:

@@ -28,13 +28,13 @@ EMPTY = "empty"
 """Flag of an empty mask."""
 COLUMNS = ("expected_dice", "lower_bound", "doubtful", "flags")
 """Columns in the table of areas; ``doubtful`` is yes or empty, flags are separated by semicolons."""
-ENOUGH = 256
+MAX_SIDE = 256
 """Pixels of a side to which masks and images are reduced to count pieces and find the border."""
-SPECK = 0.02
+MIN_PIECE = 0.02
 """Share of the mask below which a component does not count as a piece."""
 BLACK = 0.1
 """Largest channel value of black pixels in an endoscope's frame: black in video is 16 of 255, plus noise."""
-HAIR = 5
+MIN_FRAME = 5
 """Smallest thickness of a black frame, in pixels."""
 
 
@@ -60,7 +60,7 @@ class Assessment:
     def doubtful(self) -> bool:
         return self.expected_dice < self.doubtful_below
 
-    def of_nothing(self) -> Assessment:
+    def with_zero_dice(self) -> Assessment:
         """Returns the assessment with Dice 0, for an empty mask of an image that must contain foreground."""
         return replace(self, expected_dice=0.0, lower_bound=None if self.lower_bound is None else 0.0)
 
@@ -79,39 +79,39 @@ def flags_of(mask: NDArray[Any], image: NDArray[np.float32] | None = None, quali
         image: (3, H, W) in [0, 1], as the network saw it.
         quality: of the model; may include the colours of its training images.
     """
-    drawn = mask > 0
-    seen = np.ones((1, *drawn.shape), np.float32) if image is None else image
-    thin = max(1, max(seen.shape) // ENOUGH)
-    edge = border_of(seen[:, ::thin, ::thin])
-    rows, columns = (np.arange(size) * coarse // size for size, coarse in zip(drawn.shape, edge.shape, strict=True))
-    step = max(1, max(drawn.shape) // ENOUGH)  # large pictures are subsampled
-    pieces = np.bincount(label(drawn[::step, ::step], np.ones((3, 3)))[0].ravel())[1:]
+    mask_pixels = mask > 0
+    content = np.ones((1, *mask_pixels.shape), np.float32) if image is None else image
+    stride = max(1, max(content.shape) // MAX_SIDE)
+    edge = border_of(content[:, ::stride, ::stride])
+    rows, columns = (np.arange(size) * coarse // size for size, coarse in zip(mask.shape, edge.shape, strict=True))
+    step = max(1, max(mask_pixels.shape) // MAX_SIDE)  # large pictures are subsampled
+    pieces = np.bincount(label(mask_pixels[::step, ::step], np.ones((3, 3)))[0].ravel())[1:]
     colours = quality.colours if quality is not None else None
-    found = {
-        EMPTY: not drawn.any(),
-        "touches the border": bool(edge[np.ix_(rows, columns)][drawn].any()),
-        "several pieces": int((pieces >= SPECK * pieces.sum()).sum()) > 1,
+    flags = {
+        EMPTY: not mask_pixels.any(),
+        "touches the border": bool(edge[np.ix_(rows, columns)][mask_pixels].any()),
+        "several pieces": int((pieces >= MIN_PIECE * pieces.sum()).sum()) > 1,
         "unlike the training images": bool(colours and image is not None and not colours.hold(colours_of(image))),
     }
-    return [name for name, holds in found.items() if holds]
+    return [name for name, raised in flags.items() if raised]
 
 
 def border_of(image: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Returns the border of a picture's content (H, W): true in its black frame, and one pixel inside frame or edge.
 
-    A frame is black, connected with the edge of the picture, and at least :data:`HAIR` pixels thick.
+    A frame is black, connected with the edge of the picture, and at least :data:`MIN_FRAME` pixels thick.
 
     Args:
         image: (C, H, W) in [0, 1].
     """
-    black = np.pad(image.max(axis=0) < BLACK, HAIR, constant_values=True)
-    regions, _ = label(maximum_filter(minimum_filter(black, HAIR), HAIR))
-    found: NDArray[np.bool_] = binary_dilation(regions == regions[HAIR // 2, HAIR // 2])[HAIR:-HAIR, HAIR:-HAIR]
-    return found
+    black = np.pad(image.max(axis=0) < BLACK, MIN_FRAME, constant_values=True)
+    regions, _ = label(maximum_filter(minimum_filter(black, MIN_FRAME), MIN_FRAME))
+    border = binary_dilation(regions == regions[MIN_FRAME // 2, MIN_FRAME // 2])
+    return np.asarray(border[MIN_FRAME:-MIN_FRAME, MIN_FRAME:-MIN_FRAME])
 
 
 def assess(
-    found: Prediction,
+    prediction: Prediction,
     image: Tensor,
     quality: Quality,
     *,
@@ -122,18 +122,18 @@ def assess(
     """Estimates the quality of one predicted mask.
 
     Args:
-        found: the prediction.
+        prediction: the prediction.
         image: (3, H, W) float in [0, 1], as the network saw it.
         quality: of the model; its calibration is only used at a threshold of 0.5.
         threshold: lowest probability of foreground.
         doubtful_below: expected Dice below which a mask is doubtful.
         parts: whether the image is a slice or frame, many of which contain no foreground.
     """
-    flags = tuple(flags_of(found.mask, image.cpu().numpy(), quality))
+    flags = tuple(flags_of(prediction.mask, image.cpu().numpy(), quality))
     calibrated = quality.calibration if threshold == 0.5 else None
-    expected, bound = calibrated(found.estimate) if calibrated else (found.estimate, None)
-    made = Assessment(expected, bound, flags, doubtful_below)
-    return made.of_nothing() if EMPTY in flags and not parts else made
+    expected, bound = calibrated(prediction.estimate) if calibrated else (prediction.estimate, None)
+    assessment = Assessment(expected, bound, flags, doubtful_below)
+    return assessment.with_zero_dice() if EMPTY in flags and not parts else assessment
 
 
 Pairs = Sequence[tuple[float, float]]
@@ -149,11 +149,11 @@ def scored_pairs(output_dir: Path, result: Mapping[str, Any]) -> dict[str, dict[
         output_dir: its output folder.
         result: content of its ``metrics.json``.
     """
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+    by_site: dict[str, dict[str, tuple[float, float]]] = {}
     for site, summary in result["sites"].items():
         with (output_dir / site / result["split"] / "scores.csv").open(encoding="utf-8", newline="") as stream:
-            found[site] = {row["id"]: (estimate_of(row, summary), float(row["dice"])) for row in from_csv(stream)}
-    return found
+            by_site[site] = {row["id"]: (estimate_of(row, summary), float(row["dice"])) for row in from_csv(stream)}
+    return by_site
 
 
 def require_enough(images: int, split: str, which: str = "") -> None:
@@ -191,9 +191,9 @@ def kept(pairs: Pairs, calibration: Calibration | None, *, calibrating: int = 0)
         lowest estimates; ``dice_of_others``, the mean Dice of the other four fifths.
     """
     estimates, dice = (np.array(column, float) for column in zip(*pairs, strict=True))
-    made = [calibration(each) if calibration else (each, None) for each in estimates.tolist()]
-    expected = np.array([each for each, _ in made])
-    held = [bound <= true + 1e-9 for (_, bound), true in zip(made, dice.tolist(), strict=True) if bound is not None]
+    estimated = [calibration(estimate) if calibration else (estimate, None) for estimate in estimates.tolist()]
+    expected = np.array([estimate for estimate, _ in estimated])
+    bounds = [(bound, true) for (_, bound), true in zip(estimated, dice.tolist(), strict=True) if bound is not None]
     order, tenth, fifth = np.argsort(estimates, kind="stable"), max(1, len(dice) // 10), max(1, len(dice) // 5)
     worst, doubtful = set(np.argsort(dice, kind="stable")[:tenth].tolist()), set(order[:fifth].tolist())
     others, ranked = dice[order[fifth:]], len(dice) >= FEWEST_RANKED and np.ptp(estimates) and np.ptp(dice)
@@ -204,27 +204,24 @@ def kept(pairs: Pairs, calibration: Calibration | None, *, calibrating: int = 0)
         "expected_dice": float(expected.mean()),
         "dice": float(dice.mean()),
         "error": float(np.abs(expected - dice).mean()),
-        "above_bound": float(np.mean(held)) if held else None,
+        "above_bound": float(np.mean([bound <= true + 1e-9 for bound, true in bounds])) if bounds else None,
         "spearman": float(spearmanr(estimates, dice).statistic) if ranked else None,
         "worst_in_doubtful": len(worst & doubtful) / tenth,
         "dice_of_others": float(others.mean()) if len(others) else None,
     }
 
 
-def sentences(found: Mapping[str, Any]) -> list[str]:
+def sentences(result: Mapping[str, Any]) -> list[str]:
     """Returns the result of :func:`kept` as sentences."""
-    how = "expected" if found["calibrated"] else "expected (not calibrated)"
-    lines = [
-        f"{how} Dice {found['expected_dice']:.3f}, true {found['dice']:.3f}, {found['error']:.3f} apart on average"
-    ]
-    if found["above_bound"] is not None:
-        lines.append(f"{found['above_bound']:.0%} of the masks reach their lower bound (target: 90 %)")
-    if found["spearman"] is not None:
-        lines.append(f"rank correlation of expected and true Dice {found['spearman']:.2f}")
-    if some := found["calibrating"]:
-        which = "these" if some == found["images"] else f"{some} of these"
-        lines.append(
-            f"the model was calibrated on {which} {counted(found['images'], 'image')}: on other images, expected "
-            "and true Dice differ more, and fewer masks reach their bound"
-        )
+    how = "expected" if result["calibrated"] else "expected (not calibrated)"
+    apart = f"{result['error']:.3f} apart on average"
+    lines = [f"{how} Dice {result['expected_dice']:.3f}, true {result['dice']:.3f}, {apart}"]
+    if result["above_bound"] is not None:
+        lines.append(f"{result['above_bound']:.0%} of the masks reach their lower bound (target: 90 %)")
+    if result["spearman"] is not None:
+        lines.append(f"rank correlation of expected and true Dice {result['spearman']:.2f}")
+    if calibrating := result["calibrating"]:
+        which = "these" if calibrating == result["images"] else f"{calibrating} of these"
+        source = f"the model was calibrated on {which} {counted(result['images'], 'image')}: on other images"
+        lines.append(f"{source}, expected and true Dice differ more, and fewer masks reach their bound")
     return lines

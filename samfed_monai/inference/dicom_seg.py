@@ -28,16 +28,16 @@ class with a name of these groups gets its code (``small intestine``: SNOMED CT'
 _SCHEME = "99SAMFED"  # for other names of classes; private schemes start with 99 (PS3.16, chapter 8)
 SERIES = 9000  # a number that no scanner is likely to have used in the study
 NAME = "SAM-Fed"
-_FILLED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality")
-_NEEDED = (
+_NOT_EMPTY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality")
+_REQUIRED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("StudyID", "StudyDate", "StudyTime", "AccessionNumber"),
-    *_FILLED,
+    *_NOT_EMPTY,
 )
-"""Attributes that an object needs for references; those of :data:`_FILLED` may not be empty."""
+"""Attributes that an object needs for references; those of :data:`_NOT_EMPTY` may not be empty."""
 _SAME = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "Rows", "Columns")
 _PLANE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
-_INSTEAD = "leave --dicom-seg out: the PNG masks of its frames are complete"
+_LEAVE_OUT = "leave --dicom-seg out: the PNG masks of its frames are complete"
 
 
 def require_highdicom() -> list[Problem]:
@@ -45,7 +45,7 @@ def require_highdicom() -> list[Problem]:
     return installed("highdicom", "dicom", "--dicom-seg", "no highdicom", "the package highdicom")
 
 
-def refusals_of(objects: Sequence[Any], labels: Sequence[str] = ("empty",)) -> list[Problem]:
+def object_problems(objects: Sequence[Any], labels: Sequence[str] = ("empty",)) -> list[Problem]:
     """Returns the problems of segmentations of these objects by making empty ones; writes nothing.
 
     Args:
@@ -83,18 +83,19 @@ def series_of(objects: Sequence[Any]) -> list[list[int]]:
         key: object = index
         along = 0.0
         try:
-            position, turned, sides, thick = (numbers_of(header, name) for name in _PLANE)
+            position, orientation, sides, thick = (numbers_of(header, name) for name in _PLANE)
         except ValueError as error:
-            raise _refused(header, error.args[0], "the position of the slice", _INSTEAD) from None
-        if not _lacking(header) and (len(position), len(turned)) == (3, 6):
-            key = (*(header.get(name) for name in _SAME), *(round(value, 4) for value in (*turned, *sides, *thick)))
-            along = float(np.cross(turned[:3], turned[3:]) @ np.array(position))
+            raise _refused(header, error.args[0], "the position of the slice", _LEAVE_OUT) from None
+        if not _missing_geometry(header) and (len(position), len(orientation)) == (3, 6):
+            geometry = (round(value, 4) for value in (*orientation, *sides, *thick))
+            key = (*(header.get(name) for name in _SAME), *geometry)
+            along = float(np.cross(orientation[:3], orientation[3:]) @ np.array(position))
         groups.setdefault(key, []).append((along, index))
-    found = []
+    series = []
     for members in groups.values():
-        together = len({round(along, 4) for along, _ in members}) == len(members)
-        found += [[index for _, index in sorted(members)]] if together else [[index] for _, index in members]
-    return sorted(found, key=min)
+        distinct = len({round(along, 4) for along, _ in members}) == len(members)
+        series += [[index for _, index in sorted(members)]] if distinct else [[index] for _, index in members]
+    return sorted(series, key=min)
 
 
 def identity_of(segmentation: str | Path | BinaryIO) -> str:
@@ -139,14 +140,15 @@ def segmentation_of(
     content, frames = sources[0], sum(map(_frames, sources))
     if frames != len(masks):
         raise _refused(content, f"{len(masks)} masks", f"one mask for each of its {frames} frames")
-    for each in sources:
-        lacking = [name for name in _NEEDED if name not in each or (name in _FILLED and not each[name].value)]
-        known = {*np.atleast_1d(each.get("SpecificCharacterSet") or "")} <= python_encoding.keys()
-        lacking += [] if known and "\ufffd" not in str(each.get("PatientName")) else ["valid SpecificCharacterSet"]
+    for source in sources:
+        lacking = [name for name in _REQUIRED if name not in source or (name in _NOT_EMPTY and not source[name].value)]
+        known = {*np.atleast_1d(source.get("SpecificCharacterSet") or "")} <= python_encoding.keys()
+        lacking += [] if known and "\ufffd" not in str(source.get("PatientName")) else ["valid SpecificCharacterSet"]
         if lacking:
-            hint = f"add the missing attributes to the object, or {_INSTEAD}"
-            raise _refused(each, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", hint)
-    placed = not (lacking := _lacking(content))
+            hint = f"add the missing attributes to the object, or {_LEAVE_OUT}"
+            raise _refused(source, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", hint)
+    lacking = _missing_geometry(content)
+    has_positions = not lacking
     pixels = np.stack(masks).astype(np.uint8)
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=NAME, family=codes.DCM.ArtificialIntelligence, version=__version__, parameters={"model": model}
@@ -161,17 +163,17 @@ def segmentation_of(
             algorithm_identification=algorithm,
         )
         for number, label in enumerate(labels, start=1)
-        for category, kind in [_coded(label, number, one=len(labels) == 1)]
+        for category, kind in [_codes(label, number, single=len(labels) == 1)]
     ]
-    objects = [each.SOPInstanceUID for each in sources]
+    objects = [source.SOPInstanceUID for source in sources]
     series, instance = (_uid([part, *objects, *labels, model], pixels) for part in ("series", "object"))
     try:
         with quiet():  # warnings contain patients' names
-            for each in sources:
-                each.decode()  # all text, so that it is written in UTF-8
-            made = highdicom.seg.Segmentation(
-                source_images=list(sources) if placed else [_one_frame(content)],
-                pixel_array=pixels if placed else pixels[:1],
+            for source in sources:
+                source.decode()  # all text, so that it is written in UTF-8
+            dataset = highdicom.seg.Segmentation(
+                source_images=list(sources) if has_positions else [_one_frame(content)],
+                pixel_array=pixels if has_positions else pixels[:1],
                 segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
                 segment_descriptions=segments,
                 series_instance_uid=series,
@@ -188,26 +190,26 @@ def segmentation_of(
             )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         found, expected = f"{type(error).__name__}: {error}", "an object that highdicom accepts"
-        if "FrameOfReferenceUID" in content and not placed:
+        if "FrameOfReferenceUID" in content and not has_positions:
             found = f"a frame of reference, but no {', '.join(lacking)}"
             expected = "an object with the position of each frame"
-        raise _refused(content, found, expected, _INSTEAD) from None
-    if not placed:
-        made.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)
-        _stack(made, np.stack([pixels == number for number in range(1, len(labels) + 1)]).astype(np.uint8))
+        raise _refused(content, found, expected, _LEAVE_OUT) from None
+    if not has_positions:
+        dataset.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)
+        _stack_frames(dataset, np.stack([pixels == number for number in range(1, len(labels) + 1)]).astype(np.uint8))
     stream = io.BytesIO()
-    made.save_as(stream)
+    dataset.save_as(stream)
     return stream.getvalue()
 
 
-def _coded(label: str, number: int, *, one: bool) -> tuple[Any, Any]:
+def _codes(label: str, number: int, *, single: bool) -> tuple[Any, Any]:
     """Returns the category and type of a segment's property. A single foreground that is not in :data:`PROPERTIES` is a
     lesion; with several classes, a name without a code gets a private one."""
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
 
     known = PROPERTIES.get(label.casefold())
-    if known or one:
+    if known or single:
         return codes.SCT.MorphologicallyAbnormalStructure, getattr(codes.SCT, known or "Lesion")
     word = "".join(part.capitalize() for part in label.split())
     for group in (getattr(codes, f"cid{number}") for number in ANATOMY):
@@ -231,7 +233,7 @@ def _uid(about: Sequence[str], pixels: NDArray[np.uint8]) -> Any:
     return highdicom.UID.from_uuid(str(uuid.UUID(sha256_bytes(content)[:32], version=4)))
 
 
-def _lacking(content: Any) -> list[str]:
+def _missing_geometry(content: Any) -> list[str]:
     """Returns the missing attributes for the positions of the object's frames in space; empty if there are none."""
     places: tuple[str, ...] = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
     if _frames(content) == 1:
@@ -259,13 +261,13 @@ def _one_frame(content: Any) -> Any:
     return single
 
 
-def _stack(made: Any, pixels: NDArray[np.uint8]) -> None:
+def _stack_frames(dataset: Any, pixels: NDArray[np.uint8]) -> None:
     """Replaces the single frame of every segment by all its frames, as one stack, each with a reference to the source's
     frame of its number; ``pixels`` are (segments, frames, H, W)."""
     from pydicom.pixels.utils import pack_bits
     from pydicom.tag import Tag
 
-    firsts, groups = made.PerFrameFunctionalGroupsSequence, []
+    firsts, groups = dataset.PerFrameFunctionalGroupsSequence, []
     for segment, number in np.ndindex(pixels.shape[:2]):
         group = deepcopy(firsts[segment])
         if pixels.shape[1] > 1:
@@ -274,11 +276,11 @@ def _stack(made: Any, pixels: NDArray[np.uint8]) -> None:
         frame.StackID, frame.InStackPositionNumber = "1", number + 1
         frame.DimensionIndexValues = [segment + 1, number + 1]
         groups.append(group)
-    index = deepcopy(made.DimensionIndexSequence[0])  # second index after the segment: the frame
+    index = deepcopy(dataset.DimensionIndexSequence[0])  # second index after the segment: the frame
     index.DimensionIndexPointer = Tag("InStackPositionNumber")
     index.FunctionalGroupPointer = Tag("FrameContentSequence")
     index.DimensionDescriptionLabel = "In-Stack Position Number"
-    made.DimensionIndexSequence = [made.DimensionIndexSequence[0], index]
-    made.PerFrameFunctionalGroupsSequence = groups
-    made.NumberOfFrames = len(groups)
-    made.PixelData = pack_bits(pixels.reshape(-1), pad=True)
+    dataset.DimensionIndexSequence = [dataset.DimensionIndexSequence[0], index]
+    dataset.PerFrameFunctionalGroupsSequence = groups
+    dataset.NumberOfFrames = len(groups)
+    dataset.PixelData = pack_bits(pixels.reshape(-1), pad=True)

@@ -13,7 +13,6 @@ import os
 import shutil
 import tempfile
 import timeit
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -32,6 +31,7 @@ from samfed_monai.core.model_file import USAGE, usage_of
 from samfed_monai.core.validators import installed, require
 from samfed_monai.core.words import aligned
 from samfed_monai.data.classes import class_problems, outputs_of, several
+from samfed_monai.data.dicom import quiet
 from samfed_monai.metrics.quality import Quality
 from samfed_monai.metrics.quality_file import QUALITY, quality_of
 from samfed_monai.networks.inferer import AutocastInferer, bf16_gains
@@ -50,8 +50,8 @@ SAME_MASKS = 0.995
 """Smallest allowed Dice between masks in int8 and in float32, over all images together."""
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_LONGEST_BATCH = 4096  # torch.export needs an upper bound
-_FIRST_LINE = 200  # characters shown of another library's error
+_MAX_BATCH = 4096  # torch.export needs an upper bound
+_MAX_ERROR = 200  # characters shown of another library's error
 
 Run = Callable[[Tensor], Tensor]
 
@@ -100,14 +100,14 @@ class OnnxNetwork(nn.Module):
         except Exception as error:  # its own exception classes are not public
             if machine_failure(error) is not None:
                 raise
-            found = next(iter(str(error).strip().splitlines()), type(error).__name__)[:_FIRST_LINE]
+            found = next(iter(str(error).strip().splitlines()), type(error).__name__)[:_MAX_ERROR]
             raise refused(path, found=found, expected="an ONNX file") from None
         properties = self._session.get_modelmeta().custom_metadata_map
-        self.classes = _names_in(properties.get(CLASSES, "[]"))
+        self.classes = _class_names(properties.get(CLASSES, "[]"))
         self.quality = Quality()
         if text := properties.get(QUALITY):
             self.quality = quality_of(text, f"{path} -> {QUALITY}", "export the network again: samfed export --to onnx")
-        self.size = self._checked(path)
+        self.size = self._check_signature(path)
         self._run = self._by_openvino(path) if runtime == "openvino" else self._by_onnxruntime
 
     def forward(self, images: Tensor) -> Tensor:
@@ -129,22 +129,22 @@ class OnnxNetwork(nn.Module):
         # copied, as the next image is computed into the same memory
         return lambda numbers: np.concatenate([compiled(image[None])[0].copy() for image in numbers])
 
-    def _checked(self, path: Path) -> tuple[int, int]:
-        given, made = self._session.get_inputs(), self._session.get_outputs()
-        self._input = given[0].name
-        shape: list[Any] = list(given[0].shape)
+    def _check_signature(self, path: Path) -> tuple[int, int]:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._input = inputs[0].name
+        shape: list[Any] = list(inputs[0].shape)
         sides = shape[2:]
         whole = len(shape) == 4 and shape[1] == 3 and all(isinstance(side, int) for side in sides)
-        single = len(given) == 1 and len(made) == 1 and given[0].type == "tensor(float)"
-        if not (whole and single and len(made[0].shape) == 4 and made[0].shape[1] == outputs_of(self.classes)):
-            found = f"{_described(given)} -> {_described(made)}"
+        single = len(inputs) == 1 and len(outputs) == 1 and inputs[0].type == "tensor(float)"
+        if not (whole and single and len(outputs[0].shape) == 4 and outputs[0].shape[1] == outputs_of(self.classes)):
+            found = f"{_describe(inputs)} -> {_describe(outputs)}"
             named = f", for {', '.join(self.classes)}" if self.classes else ""
             expected = f"float32 (B, 3, H, W) -> (B, {outputs_of(self.classes)}, H, W){named}"
             raise refused(path, found=found, expected=expected, hint="use a file written by `samfed export --to onnx`")
         return int(sides[0]), int(sides[1])
 
 
-def _names_in(text: str) -> list[str]:
+def _class_names(text: str) -> list[str]:
     """Returns the names of several classes from a file's property; none if it is invalid."""
     try:
         names = parse_json(text)
@@ -153,7 +153,7 @@ def _names_in(text: str) -> list[str]:
     return names if not class_problems(names, CLASSES) and several(names) else []
 
 
-def _described(values: Any) -> str:
+def _describe(values: Any) -> str:
     return ", ".join(f"{value.type} {tuple(value.shape)}" for value in values)
 
 
@@ -195,26 +195,26 @@ def _to_pt2(network: nn.Module, path: Path, images: Tensor, about: dict[str, str
 def _to_onnx(network: nn.Module, path: Path, images: Tensor, about: dict[str, str]) -> Run:
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"]}
     torch.onnx.export(_program(network, images), f=path, external_data=False, dynamo=True, verbose=False, **names)
-    return _with_texts(path, about)
+    return _add_texts(path, about)
 
 
-def _to_int8(network: nn.Module, path: Path, images: Tensor, about: dict[str, str], *, whole: Path) -> Run:
-    """Converts matrix products of the ONNX file ``whole`` to 8 bits with ONNX Runtime's quantiser. Convolutions stay in
-    float32: with dynamic scaling they are far less exact and no faster."""
+def _to_int8(network: nn.Module, path: Path, images: Tensor, about: dict[str, str], *, float32_file: Path) -> Run:
+    """Converts matrix products of the ONNX file ``float32_file`` to 8 bits with ONNX Runtime's quantiser. Convolutions
+    stay in float32: with dynamic scaling they are far less exact and no faster."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     ready = path.with_name("ready.onnx")
-    quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
+    quant_pre_process(str(float32_file), str(ready), skip_symbolic_shape=True)
     options: dict[str, Any] = {"op_types_to_quantize": ["MatMul", "Gemm"], "weight_type": QuantType.QInt8}
     quantize_dynamic(str(ready), str(path), per_channel=True, **options)
     if not any(node.op_type == "DynamicQuantizeLinear" for node in onnx.load(path).graph.node):
         raise refused("--int8", "a network without any", "matrix products to convert", "leave it out")
-    return _with_texts(path, about)
+    return _add_texts(path, about)
 
 
-def _with_texts(path: Path, about: dict[str, str]) -> Run:
+def _add_texts(path: Path, about: dict[str, str]) -> Run:
     """Adds texts to an ONNX file, such as classes and quality, and returns its network."""
     import onnx
 
@@ -225,7 +225,7 @@ def _with_texts(path: Path, about: dict[str, str]) -> Run:
 
 
 def _program(network: nn.Module, images: Tensor) -> Any:
-    batch = torch.export.Dim("batch", min=1, max=_LONGEST_BATCH)
+    batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
     return torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
 
 
@@ -291,46 +291,45 @@ def export_network(
     output, (height, width) = Path(output), images.shape[-2:]
     require(export_problems(to, output, int8=int8), size_problems(network, height=height, width=width))
     network = network.eval().cpu()
-    known: dict[str, Any] = {USAGE: usage_of(images.shape[-1], classes, threshold)}
-    known |= {QUALITY: quality.as_dict()} if quality is not None and quality != Quality() else {}
-    about = {key: each if isinstance(each, str) else json.dumps(each) for key, each in known.items()}
-    about |= {CLASSES: json.dumps(list(classes))} if classes else {}
+    properties: dict[str, Any] = {USAGE: usage_of(images.shape[-1], classes, threshold)}
+    properties |= {QUALITY: quality.as_dict()} if quality is not None and quality != Quality() else {}
+    texts = {key: each if isinstance(each, str) else json.dumps(each) for key, each in properties.items()}
+    texts |= {CLASSES: json.dumps(list(classes))} if classes else {}
     with torch.no_grad():
         logits = network(images)
     size = sum(tensor.nbytes for tensor in network.state_dict().values()) / 1e6
-    rows = [_compared("torch, float32", size, network, images, logits)]
+    rows = [_measure("torch, float32", size, network, images, logits)]
     require_writable(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export.", ignore_cleanup_errors=True) as folder:
-        write: Exporter = exporter or (lambda network, path, images: FORMATS[to][1](network, path, images, about))
-        ours = "model.pt2" if to == "pt2" else "model"  # torch.export reads only that suffix
-        written, option = Path(folder) / (output.name if exporter else ours), f"--to {to}"
-        rows.append(_written(f"{to}, float32", option, write, network, written, images, logits))
-        most = SAME_LOGITS * max(1.0, float(logits.abs().max()))
-        if not rows[1].difference <= most:  # so that NaN is refused
+        write: Exporter = exporter or (lambda network, path, images: FORMATS[to][1](network, path, images, texts))
+        file_name = "model.pt2" if to == "pt2" else "model"  # torch.export reads only that suffix
+        written, option = Path(folder) / (output.name if exporter else file_name), f"--to {to}"
+        rows.append(_write_and_measure(f"{to}, float32", option, write, network, written, images, logits))
+        limit = SAME_LOGITS * max(1.0, float(logits.abs().max()))
+        if not rows[1].difference <= limit:  # so that NaN is refused
             found, hint = f"logits that differ by {rows[1].difference:.2g}", "try another format; nothing was written"
-            raise refused(option, found, f"at most {most:.2g}", hint)
+            raise refused(option, found, f"at most {limit:.2g}", hint)
         if int8:
-            whole, written = written, written.with_name("int8.onnx")
-            small = partial(_to_int8, about=about, whole=whole)
-            rows.insert(1, _written("onnx, int8", "--int8", small, network, written, images, logits))
+            float32_file, written = written, written.with_name("int8.onnx")
+            write_int8 = partial(_to_int8, about=texts, float32_file=float32_file)
+            rows.insert(1, _write_and_measure("onnx, int8", "--int8", write_int8, network, written, images, logits))
             if rows[1].dice < SAME_MASKS:
                 found, hint = f"a Dice of {rows[1].dice:.4f} to masks in float32", "leave it out; nothing was written"
                 raise refused("--int8", found, f"at least {SAME_MASKS}", hint)
         if bf16_gains("cpu"):
             run = partial(AutocastInferer(True), network=network)
-            rows.append(_compared("torch, bfloat16", size, run, images, logits))
+            rows.append(_measure("torch, bfloat16", size, run, images, logits))
         if to == "bundle" and bundle is not None:
-            given = bundle, images.shape[-1], classes, threshold
-            written = _bundle(Path(folder) / "bundle", written, *given, shipped=shipped, about=known)
+            settings = bundle, images.shape[-1], classes, threshold
+            written = _bundle(Path(folder) / "bundle", written, *settings, shipped=shipped, about=properties)
         os.rename(written, output)
     return rows
 
 
 def export_problems(to: str, output: Path, *, int8: bool = False) -> list[Problem]:
     """Returns problems of an export before any network is built: output, missing packages, conflicting options."""
-    problems = Problems()
-    problems.extend(absent("--output", output))
+    problems = Problems(absent("--output", output))
     if int8 and to != "onnx":
         problems.add("--int8", found=f"--to {to}", expected="--to onnx: only ONNX Runtime has a quantiser")
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
@@ -349,7 +348,7 @@ def table_of(rows: Sequence[Measured]) -> str:
     return aligned(lines)
 
 
-def _written(
+def _write_and_measure(
     name: str, option: str, write: Any, network: nn.Module, path: Path, images: Tensor, logits: Tensor
 ) -> Measured:
     """Writes a file and measures it.
@@ -365,14 +364,14 @@ def _written(
             if not (path.exists() and callable(run)):
                 found = "no file at its path" if not path.exists() else type(run).__name__
                 raise refused(option, found, "an exporter that writes the file and returns a function that runs it")
-            return _compared(name, path.stat().st_size / 1e6, run, images, logits)
+            return _measure(name, path.stat().st_size / 1e6, run, images, logits)
     except Refused:
         raise
     except Exception as error:  # from another library's exporter, quantiser or runtime
         if machine_failure(error) is not None:
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        found, hint = f"{type(network).__name__} ({lines[-1][:_FIRST_LINE]})", "try another format; nothing was written"
+        found, hint = f"{type(network).__name__} ({lines[-1][:_MAX_ERROR]})", "try another format; nothing was written"
         problem = Problem(option, found=found, expected="a network that this format supports", hint=hint)
         raise Refused([problem]) from error
 
@@ -383,29 +382,28 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             yield
     finally:
         logging.disable(before)
 
 
 @torch.no_grad()
-def _compared(name: str, megabytes: float, run: Run, images: Tensor, logits: Tensor) -> Measured:
-    found, alone = run(images), run(images[:1])
+def _measure(name: str, megabytes: float, run: Run, images: Tensor, logits: Tensor) -> Measured:
+    found, single = run(images), run(images[:1])
     ours, theirs = (each.argmax(1) if each.shape[1] > 1 else (each[:, 0] > 0).long() for each in (logits, found))
-    both = int((ours > 0).sum() + (theirs > 0).sum())
+    total = int((ours > 0).sum() + (theirs > 0).sum())
     return Measured(
         name,
         megabytes=megabytes,
         images_per_second=len(images) / min(timeit.repeat(lambda: run(images), number=1, repeat=3)),
-        difference=float(max((found - logits).abs().max(), (alone - logits[:1]).abs().max())),
+        difference=float(max((found - logits).abs().max(), (single - logits[:1]).abs().max())),
         pixels=float((ours != theirs).float().mean()),
-        dice=2 * int(((ours == theirs) & (ours > 0)).sum()) / both if both else 1.0,
+        dice=2 * int(((ours == theirs) & (ours > 0)).sum()) / total if total else 1.0,
     )
 
 
-_PACKAGES_OF_A_BUNDLE = ("pytorch-ignite", "pillow", "scipy", "tqdm")
+_BUNDLE_PACKAGES = ("pytorch-ignite", "pillow", "scipy", "tqdm")
 _UNKNOWN = "to be filled in by the authors of the network"
 
 
@@ -426,8 +424,8 @@ def _bundle(
         config |= read_json(_TEMPLATES / "exported_classes.json")
         del config["threshold"]
     write_json(folder / "configs" / "inference.json", config, mode=PUBLIC)
-    given = read_json(source / "configs" / "metadata.json")
-    metadata = exported_metadata(given, size, shipped=shipped, classes=classes) | dict(about)
+    source_metadata = read_json(source / "configs" / "metadata.json")
+    metadata = exported_metadata(source_metadata, size, shipped=shipped, classes=classes) | dict(about)
     write_json(folder / "configs" / "metadata.json", metadata, mode=PUBLIC)
     names = ", ".join(f"{number} {name}" for number, name in enumerate(("background", *classes)))
     masks = {"masks": names, "channels": len(classes) + 1} if classes else {"masks": "0 and 255", "channels": 1}
@@ -453,11 +451,11 @@ def exported_metadata(
         classes: names of several classes; empty for one.
     """
     content: dict[str, Any] = deepcopy(dict(metadata))
-    needed = content.get("required_packages_version", {})
-    content["required_packages_version"] = {name: needed[name] for name in _PACKAGES_OF_A_BUNDLE if name in needed}
+    packages = content.get("required_packages_version", {})
+    content["required_packages_version"] = {name: packages[name] for name in _BUNDLE_PACKAGES if name in packages}
     formats = content["network_data_format"]
-    for described in (formats["inputs"]["image"], formats["outputs"]["pred"]):
-        described["spatial_shape"] = [size, size]
+    for tensor in (formats["inputs"]["image"], formats["outputs"]["pred"]):
+        tensor["spatial_shape"] = [size, size]
     if classes:
         names = ("background", *classes)
         channels = {str(number): name for number, name in enumerate(names)}

@@ -25,20 +25,20 @@ from samfed_monai.data.reading import png_of, read_image, read_mask
 from samfed_monai.handlers.mask_writer import MaskFolder
 from samfed_monai.inference import assessment
 from samfed_monai.inference.assessment import Assessment
-from samfed_monai.inference.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
+from samfed_monai.inference.dicom_seg import identity_of, object_problems, require_highdicom, segmentation_of, series_of
 from samfed_monai.metrics.quality import DOUBTFUL
-from samfed_monai.reports.overlays import COLUMNS as OF_AREA
+from samfed_monai.reports.overlays import COLUMNS as AREA_COLUMNS
 from samfed_monai.reports.overlays import area_of, geojson_of, outlined
 from samfed_monai.reports.style import PRIVACY, data_url, environment
 
 FOLDERS = {"overlays": "overlays", "geojson": "polygons", "dicom_seg": "DICOM segmentations"}
 FILES = {"areas": "areas", "coco": "annotations", "page": "page"}
 """Forms that are folders, and forms that are single files: option of ``samfed infer``, and name in messages."""
-COLUMNS = (*OF_AREA, *assessment.COLUMNS, "seconds")
+COLUMNS = (*AREA_COLUMNS, *assessment.COLUMNS, "seconds")
 """Columns of the table of areas; ``seconds`` is the time of a video's frame."""
 LONGEST_SIDE = 448
 """Longest side in pixels of a picture on the page, about 25 kB as JPEG."""
-MOST = 1000
+MAX_PICTURES = 1000
 """Largest number of pictures on a page, which is then about 30 MB and still opens on a phone."""
 
 
@@ -66,11 +66,11 @@ class MaskForms:
         self.assessed: dict[str, Assessment] = {}
         self.outlines: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
         #: Masks that were not written because another file has their path, PNG by path.
-        self.instead: dict[Path, bytes] = {}
+        self.unwritten: dict[Path, bytes] = {}
         #: Files that could not be written; the caller refuses them after writing all others.
         self.problems = Problems()
 
-    def refuse_misplaced(self, images: Sequence[str], objects: Sequence[Any], output: str) -> None:
+    def check_paths(self, images: Sequence[str], objects: Sequence[Any], output: str) -> None:
         """Checks all output paths before anything is computed.
 
         Args:
@@ -84,7 +84,7 @@ class MaskForms:
         """
         problems = Problems()
         if "dicom_seg" in self.folders:
-            problems.extend(require_highdicom() or refusals_of(objects, self.labels))
+            problems.extend(require_highdicom() or object_problems(objects, self.labels))
         if "coco" in self.files:
             problems.extend(installed("pycocotools", "coco", "--coco", "no pycocotools", "the package pycocotools"))
         problems.refuse_if_any()  # before the folders are checked, which creates them
@@ -92,21 +92,21 @@ class MaskForms:
             for problem in folder.problems(images=images):
                 option, hint = f"--{form.replace('_', '-')}", "choose another folder"
                 problems.add(option, found=problem.found, expected=problem.expected, hint=hint)
-        begins = {"areas": to_csv(COLUMNS, []).strip(), "coco": json.dumps(coco_of([], [], []))[:40], "page": _MARK}
+        beginnings = {"areas": to_csv(COLUMNS, []).strip(), "coco": json.dumps(coco_of([], [], []))[:40], "page": _MARK}
         pictures = {form: each.folder for form, each in self.folders.items() if form == "overlays"}
-        taken = {Path(output).resolve(): "output-dir"}
+        used = {Path(output).resolve(): "output-dir"}
         for form, path in {**pictures, **self.files}.items():
-            if (other := taken.setdefault(path.resolve(), form)) != form:
+            if (other := used.setdefault(path.resolve(), form)) != form:
                 expected = f"a different path from --{other}"
                 problems.add(f"--{form}", found=str(path), expected=expected, hint="choose another name")
         for form, file in self.files.items():
             problems.extend(MaskFolder(file.parent).problems())
-            if file.exists() and not (file.is_file() and begins[form].encode() in file.read_bytes()[:400]):
+            if file.exists() and not (file.is_file() and beginnings[form].encode() in file.read_bytes()[:400]):
                 expected, hint = f"no file, or the same {FILES[form]}", "choose another name"
                 problems.add(f"--{form} {file}", found="another file", expected=expected, hint=hint)
         problems.refuse_if_any()
 
-    def of_images(self, sources: str | list[str], masks: Path, assessed: Mapping[str, Assessment]) -> None:
+    def add_images(self, sources: str | list[str], masks: Path, assessed: Mapping[str, Assessment]) -> None:
         """Adds all pictures of one or several folders, with their masks from ``masks``."""
         self.assessed |= assessed
         for name, path in image_paths(sources) if self.folders or self.files else ():
@@ -116,8 +116,8 @@ class MaskForms:
 
     def mask_in(self, path: Path) -> NDArray[Any]:
         """Reads a written mask (H, W): bool, or class values."""
-        if path in self.instead:
-            drawn = np.array(Image.open(io.BytesIO(self.instead[path])))
+        if path in self.unwritten:
+            drawn = np.array(Image.open(io.BytesIO(self.unwritten[path])))
             return drawn if self.classes else drawn > 0
         return read_classes(path, self.classes) if self.classes else read_mask(path) > 0
 
@@ -145,16 +145,16 @@ class MaskForms:
         """
         self.assessed[name] = assessed
         if "overlays" in self.folders and seconds is None:
-            self.put("overlays", f"{name}.png", png_of(outlined(picture, mask)))
+            self.write_file("overlays", f"{name}.png", png_of(outlined(picture, mask)))
         if "geojson" in self.folders:
-            self.put("geojson", f"{name}.geojson", geojson_of(mask, labels=self.classes or ("foreground",)))
+            self.write_file("geojson", f"{name}.geojson", geojson_of(mask, labels=self.classes or ("foreground",)))
         area = area_of(name, mask > 0, pixel_area)
         if "areas" in self.files:
-            more = assessed.row() | ({} if seconds is None else {"seconds": round(seconds, 3)})
+            extra = assessed.row() | ({} if seconds is None else {"seconds": round(seconds, 3)})
             self.rows += [
-                area_of(name, mask == number, pixel_area) | more | {"class": of_class}
-                for number, of_class in enumerate(self.classes, start=1)
-            ] or [area | more]
+                area_of(name, mask == number, pixel_area) | extra | {"class": class_name}
+                for number, class_name in enumerate(self.classes, start=1)
+            ] or [area | extra]
         if "page" in self.files:
             self.page.add(picture, mask, area, assessed, seconds)
         if "coco" in self.files:
@@ -176,23 +176,23 @@ class MaskForms:
         for group in series_of([header for _, header, _ in objects]):
             name = objects[group[0]][0]
             masks = [mask for index in group for mask in objects[index][2]]
-            there, headers = folder.folder / f"{name}.dcm", [objects[index][1] for index in group]
+            existing, headers = folder.folder / f"{name}.dcm", [objects[index][1] for index in group]
             with self.problems.collected():
                 content = segmentation_of(headers, masks, labels=self.labels, model=model)
-                if not (there.exists() and identity_of(there) == identity_of(io.BytesIO(content))):
+                if not (existing.exists() and identity_of(existing) == identity_of(io.BytesIO(content))):
                     folder.write(f"{name}.dcm", content)
 
-    def put(self, form: str, name: str, content: bytes) -> None:
+    def write_file(self, form: str, name: str, content: bytes) -> None:
         """Writes a file into the folder of a form; if another file is there, adds a problem."""
         with self.problems.collected():
             self.folders[form].write(name, content)
 
     def write(self) -> None:
         """Writes the table of areas, the COCO annotations in the order of the pictures' names, and the page."""
-        made = {"areas": self._table, "coco": self._annotations, "page": self.page.html}
+        contents = {"areas": self._table, "coco": self._annotations, "page": self.page.html}
         for form, file in self.files.items():
             with self.problems.collected():
-                if (written := write_beside(file, made[form]().encode())) != file:
+                if (written := write_beside(file, contents[form]().encode())) != file:
                     expected, hint = f"no file, or the same {FILES[form]}", f"the new file is {written}"
                     self.problems.add(f"--{form} {file}", found="another file", expected=expected, hint=hint)
 
@@ -207,8 +207,8 @@ class MaskForms:
         """Returns a sentence with the paths of the forms, or with the options that write some."""
         places = [f"{FOLDERS[form]}: {near(folder.folder)}" for form, folder in self.folders.items()]
         places += [f"{FILES[form]}: {near(file)}" for form, file in self.files.items()]
-        none = "next: look at them; --overlays DIR draws their outlines, --areas FILE.csv lists their areas"
-        return "; ".join(places) or none
+        advice = "next: look at them; --overlays DIR draws their outlines, --areas FILE.csv lists their areas"
+        return "; ".join(places) or advice
 
 
 def write_beside(path: Path, content: bytes) -> Path:
@@ -236,7 +236,7 @@ def foreground_of(bundle: Path) -> str:
 _MARK = '<meta name="generator" content="samfed infer --page">'
 
 
-def _shrunk(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+def _downscaled(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Resizes the mask to (width, height); objects smaller than a pixel are kept."""
     small = np.zeros(size[::-1], mask.dtype)
     for number in range(1, int(mask.max()) + 1):
@@ -246,7 +246,7 @@ def _shrunk(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 class LooksPage:
-    """Collects pictures for ``--page`` and shows the :data:`MOST` most doubtful.
+    """Collects pictures for ``--page`` and shows the :data:`MAX_PICTURES` most doubtful.
 
     Args:
         labels: name of the foreground, or names of the classes.
@@ -255,7 +255,7 @@ class LooksPage:
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = labels
         self.total = self.doubtful = 0
-        self._worst: list[tuple[float, int, dict[str, Any]]] = []
+        self._shown: list[tuple[float, int, dict[str, Any]]] = []
 
     def add(
         self,
@@ -277,21 +277,21 @@ class LooksPage:
         self.total += 1
         self.doubtful += assessed.doubtful
         place = -assessed.expected_dice, -self.total
-        if len(self._worst) == MOST and place < self._worst[0][:2]:
+        if len(self._shown) == MAX_PICTURES and place < self._shown[0][:2]:
             return
         small, stream = Image.fromarray(picture), io.BytesIO()
         small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
         small.save(stream, "JPEG", quality=80, optimize=True)
-        lines = outlined(np.zeros((small.height, small.width, 3), np.uint8), _shrunk(mask, small.size))
+        lines = outlined(np.zeros((small.height, small.width, 3), np.uint8), _downscaled(mask, small.size))
         layer = np.dstack([lines, np.where(lines.any(axis=-1), 255, 0).astype(np.uint8)])  # transparent elsewhere
-        look = {"area": area, "assessed": assessed, "seconds": seconds, "size": small.size}
-        look |= {"picture": data_url(stream.getvalue(), "jpeg"), "outline": data_url(png_of(layer))}
-        (heapq.heappushpop if len(self._worst) == MOST else heapq.heappush)(self._worst, (*place, look))
+        entry = {"area": area, "assessed": assessed, "seconds": seconds, "size": small.size}
+        entry |= {"picture": data_url(stream.getvalue(), "jpeg"), "outline": data_url(png_of(layer))}
+        (heapq.heappushpop if len(self._shown) == MAX_PICTURES else heapq.heappush)(self._shown, (*place, entry))
 
     @property
     def looks(self) -> list[dict[str, Any]]:
         """The pictures to show, most doubtful first."""
-        looks = [look for _, _, look in self._worst]
+        looks = [look for _, _, look in self._shown]
         return sorted(looks, key=lambda look: (look["assessed"].expected_dice, look["area"]["name"]))
 
     def html(self, template: str = "looks.html.j2") -> str:

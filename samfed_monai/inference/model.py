@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
 """Ids of ``train.json`` that affect scoring, in which a run may differ from the bundle."""
-_WORDS = ("area", "nearest", "auto")
+_TEXT_VALUES = ("area", "nearest", "auto")
 
 
 class Kind(str, Enum):
@@ -153,18 +153,18 @@ class TrainedModel:
 
         return OnnxNetwork(self.path, self.runtime)
 
-    def ids(self, workflow: str, own: Mapping[str, Any], site: str = "") -> dict[str, Any]:
-        """Returns the ids with which a workflow builds a site's network as trained, overridden by ``own``.
+    def ids(self, workflow: str, overrides: Mapping[str, Any], site: str = "") -> dict[str, Any]:
+        """Returns the ids with which a workflow builds a site's network as trained, overridden by ``overrides``.
 
         Raises:
             Refused: the file was trained on another SAM than the one present, or at another image size than that of the
-                bundle or ``own``.
+                bundle or ``overrides``.
         """
         from samfed_monai.federation.preparation import base_sam
         from samfed_monai.federation.workflow import WorkflowConfig
 
         weights, files = self.weights(site), workflow_files(self.bundle, workflow)
-        ids = {"model": str(weights), **settings_of(weights), **network_overrides(weights), **own}
+        ids = {"model": str(weights), **settings_of(weights), **network_overrides(weights), **overrides}
         require(size_problems(BundleConfig.of_workflow(self.bundle, workflow, ids), weights))
         if wanted := base_sam_of(weights):
             found = base_sam(WorkflowConfig(self.bundle, tuple(map(str, files)), ids), str(ids.get("network_name", "")))
@@ -209,29 +209,29 @@ def size_problems(config: BundleConfig, weights: Path) -> Iterator[Problem]:
         weights: weights file; if it does not record its image size, the bundle's is expected.
     """
     content, trained = config.content, settings_of(weights).get("image_size")
-    usual = trained or config.below(len(config.layers) - 1).get("image_size")
-    says = f"{trained}, used to train {weights.name}" if trained else f"{usual}, the size in the bundle"
+    size = trained or config.below(len(config.layers) - 1).get("image_size")
+    expected = f"{trained}, used to train {weights.name}" if trained else f"{size}, the size in the bundle"
     unknown = "" if trained else f"; {weights.name} does not record its training size"
     for place, side in () if ANY_SIZE.get() else numbers_at(content, SIZES, ["run"]):
-        if side != usual:
+        if side != size:
             where, found = config.where(place).replace(f"{COMMAND_LINE} -> ", "--"), repr(lookup(content, place))
-            do = "leave it out" if where.startswith("--") else "write @image_size"
-            hint = f"{do}{unknown}; scores are lower at another size; --allow-other-size accepts it"
-            yield Problem(where, found, says, hint)
+            remedy = "leave it out" if where.startswith("--") else "write @image_size"
+            hint = f"{remedy}{unknown}; scores are lower at another size; --allow-other-size accepts it"
+            yield Problem(where, found, expected, hint)
 
 
 def scored_as(run: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the ids of :data:`SCORED_AS` that have plain values in the ``run.json`` of a run."""
     found = {name: lookup(run.get("config", {}).get("client", {}), split_id(name)) for name in SCORED_AS}
-    return {name: value for name, value in found.items() if isinstance(value, bool) or value in _WORDS}
+    return {name: value for name, value in found.items() if isinstance(value, bool) or value in _TEXT_VALUES}
 
 
 def scoring_hash(bundle: Path) -> str:
     """Returns the SHA-256 of all that ``evaluate.json`` of a bundle uses to read and score images, without paths."""
     from samfed_monai.federation.workflow import PATHS
 
-    made_of = reached(BundleConfig.of_workflow(bundle, "evaluate", {}).content, ["evaluation"])
-    return canonical_hash({name: value for name, value in made_of.items() if name not in PATHS})
+    used = reached(BundleConfig.of_workflow(bundle, "evaluate", {}).content, ["evaluation"])
+    return canonical_hash({name: value for name, value in used.items() if name not in PATHS})
 
 
 def shipped_model(bundle: Path) -> Path:

@@ -56,7 +56,7 @@ TEACHER_READ = {
     "inference": frozenset({"threshold", "classes"}),
 }
 """Ids of a bundle's workflows that are read if a teacher is used instead of a student."""
-_SETTLED = ("amp", "image_size")
+_FIXED = ("amp", "image_size")
 """Ids that an exported network fixes."""
 
 
@@ -121,11 +121,11 @@ class Predictor:
             images: a folder, searched with its subfolders, or a list of folders, image files and arrays (H, W, 3)
                 uint8 RGB. An array is named by its place in the list.
         """
-        found: list[Prediction] = []
+        predictions: list[Prediction] = []
         with tempfile.TemporaryDirectory(prefix="samfed-") as folder, muted("samfed_monai.handlers.mask_writer"):
-            given = _sources(images, Path(folder))
-            self._run(given, f"{folder}/masks", lambda made, image, threshold: found.append(made))
-        return found
+            sources = _sources(images, Path(folder))
+            self._run(sources, f"{folder}/masks", lambda made, image, threshold: predictions.append(made))
+        return predictions
 
     def write(
         self,
@@ -135,7 +135,7 @@ class Predictor:
         probabilities: bool = False,
         skip_unreadable: bool = False,
         parts: bool = False,
-        also: MaskForms | None = None,
+        forms: MaskForms | None = None,
     ) -> dict[str, Assessment]:
         """Writes a PNG mask of every image (:class:`~samfed_monai.handlers.mask_writer.MaskWriter`).
 
@@ -145,31 +145,32 @@ class Predictor:
             probabilities: whether to write 8-bit probability maps too.
             skip_unreadable: whether to leave out images that cannot be read, each with a warning.
             parts: whether images are slices or frames, whose masks may be empty.
-            also: collects masks whose path holds another file; ``None`` refuses these after writing all others.
+            forms: collects masks whose path holds another file; ``None`` refuses these after writing all others.
 
         Returns:
             The assessment of each mask by the image's name.
         """
         assessed: dict[str, Assessment] = {}
 
-        def look_at(found: Prediction, image: Tensor, threshold: float) -> None:
+        def on_prediction(prediction: Prediction, image: Tensor, threshold: float) -> None:
             options: dict[str, Any] = {"doubtful_below": self.doubtful_below, "parts": parts}
-            assessed[found.name] = assess(found, image, self.model.quality, threshold=threshold, **options)
+            assessed[prediction.name] = assess(prediction, image, self.model.quality, threshold=threshold, **options)
 
         try:
-            self._run(images, str(output_dir), look_at, probabilities=probabilities, skip_unreadable=skip_unreadable)
+            options = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
+            self._run(images, str(output_dir), on_prediction, **options)
         except OtherFiles as error:
-            if also is None:
+            if forms is None:
                 raise
-            also.problems.extend(error.problems)
-            also.instead |= error.masks
+            forms.problems.extend(error.problems)
+            forms.unwritten |= error.masks
         return assessed
 
     def _run(
         self,
         images: str | list[str],
         output_dir: str,
-        look_at: Callable[[Prediction, Tensor, float], None],
+        on_prediction: Callable[[Prediction, Tensor, float], None],
         *,
         probabilities: bool = False,
         skip_unreadable: bool = False,
@@ -177,25 +178,25 @@ class Predictor:
         """Writes masks of images into a folder, and calls ``look_at(prediction, image, threshold)`` for each."""
 
         def attach(engine: Engine, threshold: float) -> None:
-            def look(engine: Engine) -> None:
+            def on_iteration(engine: Engine) -> None:
                 batch: Any = engine.state.batch
-                shown = [item["image"] for item in batch] if isinstance(batch, list) else batch["image"]
-                made = predicted(engine, threshold=threshold, classes=self.classes)
-                for found, image in zip(made, shown, strict=True):
-                    look_at(found, image, threshold)
+                inputs = [item["image"] for item in batch] if isinstance(batch, list) else batch["image"]
+                predictions = predicted(engine, threshold=threshold, classes=self.classes)
+                for found, image in zip(predictions, inputs, strict=True):
+                    on_prediction(found, image, threshold)
 
-            engine.add_event_handler(Events.ITERATION_COMPLETED, look)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, on_iteration)
 
-        model, asked = self.model, self._asked("views")
+        model, overrides = self.model, self._with_views("views")
         given = {"dataset_dir": images, "output_dir": output_dir, "probabilities": probabilities}
         skip = {"dataset#data#skip_unreadable": True} if skip_unreadable else {}
         if model.kind in (Kind.RUN, Kind.WEIGHTS):  # the bundle's own evaluator and handlers
-            ids = {**given, **skip, **model.ids("inference", asked, self.site)}
+            ids = {**given, **skip, **model.ids("inference", overrides, self.site)}
 
             def prepared(job: Any) -> None:
                 attach(job.evaluator, float(job.parser.get("threshold", 0.5)))
 
-            run_workflow(model.bundle, "inference", ids, asked=asked, prepared=prepared)
+            run_workflow(model.bundle, "inference", ids, asked=overrides, prepared=prepared)
             return
         network: TeacherNetwork | Any
         if model.kind is Kind.ONNX:
@@ -226,12 +227,12 @@ class Predictor:
     def _exported_config(self, given: Mapping[str, Any]) -> WorkflowConfig:
         """Returns ``inference.json`` for an exported network, with the network's image size."""
         file, problems = self.model.path, Problems()
-        for name in self.overrides.keys() & set(_SETTLED):
+        for name in self.overrides.keys() & set(_FIXED):
             expected, hint = f"none: {file.name} has a fixed value", "leave it out, or use the original model"
             problems.add(f"--{name}", found=str(self.overrides[name]), expected=expected, hint=hint)
         height, width = self.model.exported.size
         problems.unless(height == width, f"{file} -> input", f"{width} x {height}", "a square image", "export it again")
-        ids = {"model": str(file), **given, **self._asked("views"), "image_size": height}
+        ids = {"model": str(file), **given, **self._with_views("views"), "image_size": height}
         return self.model.config("inference", ids, asked=self.overrides, reads=EXPORTED_READ, problems=problems)
 
     def score(
@@ -263,8 +264,8 @@ class Predictor:
             Refused: before any image is scored: too few images to calibrate on; a folder with scores of another model,
                 list or split, or with other options.
         """
-        split, whole, run = split or ("validation" if calibrate else "test"), DataList.load(datalist), self.model.run
-        listed = whole.sites
+        split, data, run = split or ("validation" if calibrate else "test"), DataList.load(datalist), self.model.run
+        listed = data.sites
         sites = [site] if site in listed else listed
         images = {name: items for name in sites if (items := getattr(listed[name], split))}
         if calibrate:
@@ -279,13 +280,13 @@ class Predictor:
         if run is not None and run.personal:
             names = [site] if site else sorted(images)
             owners = {name: name if name in run.sites else "" for name in names} or {"": run.sites[0]}
-            if strange := ", ".join(name for name in names if name not in run.trained):
-                logger.warning("scored with the server's model, as no such site trained in the run: %s", strange)
-        made_with = {name: str(value) for name, value in self._asked("views").items()}
-        made_with |= {"bundle": self.model.bundle.name, "scoring": scoring_hash(self.model.bundle)}
-        made_with |= {"list": whole.hash, "split": split, "site": site or "all"}
-        made_with |= {f"model {name}".strip(): sha256_file(self.model.weights(of)) for name, of in owners.items()}
-        folder = MaskFolder(output_dir, made_with, SCORED)
+            if untrained := ", ".join(name for name in names if name not in run.trained):
+                logger.warning("scored with the server's model, as no such site trained in the run: %s", untrained)
+        conditions = {name: str(value) for name, value in self._with_views("views").items()}
+        conditions |= {"bundle": self.model.bundle.name, "scoring": scoring_hash(self.model.bundle)}
+        conditions |= {"list": data.hash, "split": split, "site": site or "all"}
+        conditions |= {f"model {name}".strip(): sha256_file(self.model.weights(of)) for name, of in owners.items()}
+        folder = MaskFolder(output_dir, conditions, SCORED)
         if not any([*Path(output_dir).glob("*/*/scores.csv"), *Path(output_dir).glob("metrics.json")]):
             folder.record.unlink(missing_ok=True)  # left by an evaluation without scores
         require(folder.problems(["metrics.json", *(f"{name}/{split}/scores.csv" for name in listed)]))
@@ -296,16 +297,16 @@ class Predictor:
         else:
             result = self._score_each(given, owners, folder)
         pairs = scored_pairs(Path(output_dir), result)
-        everywhere = [pair for of_site in pairs.values() for pair in of_site.values()]
-        ids = {name: ids_of([item.image for of, _, item in whole.items() if of == name]) for name in pairs}
+        all_pairs = [pair for of_site in pairs.values() for pair in of_site.values()]
+        ids = {name: ids_of([item.image for of, _, item in data.items() if of == name]) for name in pairs}
         hashes = {name: [one.sha256 for one in images[name] if ids[name][one.image] in pairs[name]] for name in pairs}
         if calibrate:
             write_json(Path(output_dir) / "metrics.json", result)  # kept if calibration fails
             colours = self._public_colours(datalist, data_root, result["sites"])
-            quality = Quality(calibrated_on(everywhere, split), colours, digests_of(hashes))
+            quality = Quality(calibrated_on(all_pairs, split), colours, digests_of(hashes))
             write_quality(quality, self.model.path)
         calibrating = sum(len(pairs[name]) for name in recognised(hashes, quality.images))
-        result = {**result, "quality": kept(everywhere, quality.calibration, calibrating=calibrating)}
+        result = {**result, "quality": kept(all_pairs, quality.calibration, calibrating=calibrating)}
         write_json(Path(output_dir) / "metrics.json", result)
         return result
 
@@ -320,7 +321,7 @@ class Predictor:
             return None
         run = self.model.run
         owner = next((site for site in scored if run is not None and run.personal and site in run.sites), "")
-        ids = self.model.ids("evaluate", self._asked("validate#inferer#views"), owner)
+        ids = self.model.ids("evaluate", self._with_views("validate#inferer#views"), owner)
         config = self.model.config("evaluate", ids, asked=(), reads={"validate#preprocessing"}, ready=False)
         return public_colours(config, DataList.load(datalist), data_root)
 
@@ -329,22 +330,21 @@ class Predictor:
         results = [self._score({**given, "site": name}, owner, folder) for name, owner in owners.items()]
         rows = {name: row for result in results for name, row in result["sites"].items()}
         skip = results[0]["convention"]["empty"] == "skipped"
-        own = {name: result["model"] for result in results for name in result["sites"]}
-        return {**results[0], "sites": rows, "average": pool(rows.values(), skip_empty=skip), "model": own}
+        model_of_site = {name: result["model"] for result in results for name in result["sites"]}
+        return {**results[0], "sites": rows, "average": pool(rows.values(), skip_empty=skip), "model": model_of_site}
 
     def _score(self, given: Mapping[str, Any], owner: str, folder: MaskFolder) -> dict[str, Any]:
         """Returns ``metrics.json`` of the model of ``owner``; "" is the server's."""
-        asked = self._asked("validate#inferer#views")
-        own = scored_as(self.model.run.run) if self.model.run is not None else {}
-        ids = {**given, **self.model.ids("evaluate", own | asked, owner)}
+        asked = self._with_views("validate#inferer#views")
+        of_run = scored_as(self.model.run.run) if self.model.run is not None else {}
+        ids = {**given, **self.model.ids("evaluate", of_run | asked, owner)}
 
         def prepared(job: Any) -> None:
             job.parser.get_parsed_content("validate#evaluator").add_event_handler(Events.STARTED, folder.note)
 
-        result: dict[str, Any] = run_workflow(self.model.bundle, "evaluate", ids, asked=asked, prepared=prepared)[-1]
-        return result
+        return dict(run_workflow(self.model.bundle, "evaluate", ids, asked=asked, prepared=prepared)[-1])
 
-    def _asked(self, views: str) -> dict[str, Any]:
+    def _with_views(self, views: str) -> dict[str, Any]:
         return self.overrides | ({} if self.views is None else {views: self.views})
 
     def _teacher(self, workflow: str, given: Mapping[str, Any]) -> tuple[WorkflowConfig, TeacherStage]:
@@ -354,16 +354,16 @@ class Predictor:
         from samfed_monai.networks.sam import adapter
 
         bundle, path = self.model.bundle, self.model.path
-        of_teacher, own = dict[str, Any](), dict[str, Any]()
+        of_teacher, of_workflow = dict[str, Any](), dict[str, Any]()
         for name, value in self.overrides.items():
-            (of_teacher if name.startswith(TEACHER) else own)[name.removeprefix(TEACHER)] = value
+            (of_teacher if name.startswith(TEACHER) else of_workflow)[name.removeprefix(TEACHER)] = value
         of_teacher |= {} if self.views is None else {"views": self.views}
         problems = check_bundle(bundle, "teacher", overrides=of_teacher, ready=False, reads=USE_OF_TEACHER)
-        ids = {"model": str(path), **given, **own}
-        config = self.model.config(workflow, ids, asked=own, reads=TEACHER_READ[workflow], problems=problems)
+        ids = {"model": str(path), **given, **of_workflow}
+        config = self.model.config(workflow, ids, asked=of_workflow, reads=TEACHER_READ[workflow], problems=problems)
         header = adapter.read_header(path)
-        named = {"base": header.base, "size": header.size, "adapt": header.adapt.value, **of_teacher}
-        return config, TeacherStage(bundle, named, bundle)  # the last argument, a cache, is not used: nothing is fitted
+        options = {"base": header.base, "size": header.size, "adapt": header.adapt.value, **of_teacher}
+        return config, TeacherStage(bundle, options, bundle)  # the last argument, a cache, is not used
 
     def _score_teacher(self, given: dict[str, Any], folder: MaskFolder) -> dict[str, Any]:
         config, stage = self._teacher("evaluate", given)
@@ -387,14 +387,14 @@ def _sources(images: str | Path | Sequence[str | Path | NDArray[np.uint8]], fold
     """Returns folders and files as strings; arrays become files in ``folder``."""
     if isinstance(images, str | Path):
         return str(images)
-    found = []
+    sources = []
     for index, image in enumerate(images):
         if isinstance(image, np.ndarray):
             path = folder / f"{index}.png"
             Image.fromarray(image).save(path)
             image = path
-        found.append(str(image))
-    return found
+        sources.append(str(image))
+    return sources
 
 
 def _at_native_size(record: Mapping[str, Any]) -> dict[str, Any]:

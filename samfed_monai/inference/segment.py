@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OF_PARTS = "samfed_monai.handlers.mask_writer", "samfed_monai.data.image_folder"
+PART_LOGGERS = "samfed_monai.handlers.mask_writer", "samfed_monai.data.image_folder"
 """Loggers that would report single slices and frames in a temporary folder."""
 LONGEST_NAME = 255  # bytes, the limit of most file systems
-APART = "doubtful"
+DOUBTFUL_FOLDER = "doubtful"
 """Folder below the masks for those that are doubtful."""
 
 
@@ -47,7 +47,7 @@ def segment(
     predictor: Predictor,
     sources: str | list[str],
     output: str,
-    also: MaskForms,
+    forms: MaskForms,
     *,
     probabilities: bool = False,
     reorient: bool = False,
@@ -61,13 +61,13 @@ def segment(
         predictor: the predictor.
         sources: a folder, searched with its subfolders, or a list of folders and files; videos only as named files.
         output: folder for the masks, outside of the images' folders. No file is replaced.
-        also: the other forms.
+        forms: the other forms.
         probabilities: whether to write 8-bit probability maps too.
         reorient: whether to reorient NIfTI volumes to RAS+ before cutting them into slices; masks keep the volume's
             axes.
         skip_unreadable: whether to leave out files that cannot be read, each with a warning.
         every: n for videos; ``None``: two frames per second.
-        only_sure: whether doubtful PNG masks go into the subfolder :data:`APART` of ``output``.
+        only_sure: whether doubtful PNG masks go into the subfolder :data:`DOUBTFUL_FOLDER` of ``output``.
 
     Raises:
         Refused: unreadable files, duplicate names, and folders and files that cannot be written, before anything is
@@ -88,7 +88,7 @@ def segment(
             places = {str(path) for _, path in found}
             others = [each for each in listed if each not in places]
             pictures = [each for each in others if image_paths(each) or not Path(each).is_dir()]
-            volumes, unread = _cut(found, scratch / "slices", reorient=reorient)
+            volumes, unread = _cut_slices(found, scratch / "slices", reorient=reorient)
             require(left_out(unread, bool(volumes or pictures or videos), skip_unreadable=skip_unreadable))
             read = [volume.path for volume in volumes if volume.header is None]
             for sentence in [] if reorient else different_orientations(read):
@@ -102,67 +102,67 @@ def segment(
             raise refused("--only-sure", "only NIfTI volumes", "an image that gets a PNG mask", hint)
         names = list({name for name, _ in image_paths(pictures)})  # image_folder reports duplicate pictures
         names += [name for volume in volumes for name in volume.slices.values()]
-        _refuse_twins([*names, *(f"{APART}/{name}" for name in names if only_sure)])
-        forms = ("", ".probability")[: 1 + probabilities]
-        files = [file for volume in volumes for form in forms for file in volume.files(form)]
+        _refuse_twins([*names, *(f"{DOUBTFUL_FOLDER}/{name}" for name in names if only_sure)])
+        suffixes = ("", ".probability")[: 1 + probabilities]
+        files = [file for volume in volumes for suffix in suffixes for file in volume.files(suffix)]
         _refuse_twins(files)  # the probabilities of one volume and the mask of another
-        endings = [*(f"{form}.png" for form in forms), *([".geojson"] if "geojson" in also.folders else [])]
+        endings = [*(f"{suffix}.png" for suffix in suffixes), *([".geojson"] if "geojson" in forms.folders else [])]
         _refuse_long([*files, *(f"{name}{ending}" for name in names for ending in endings)])
-        also.refuse_misplaced(listed, headers, output)
+        forms.check_paths(listed, headers, output)
         record = Path(output) / RECORD
         if volumes or videos:  # without a record, existing files are not masks of this program
             require(MaskFolder(output, None if record.is_file() else {RECORD: ""}).problems(files, images=listed))
         if pictures:
-            also.of_images(pictures, Path(output), predictor.write(pictures, output, also=also, **options))
+            forms.add_images(pictures, Path(output), predictor.write(pictures, output, forms=forms, **options))
         assessed, masks = dict[str, Assessment](), scratch / "masks"
         if volumes and record.is_file():  # so that masks of another model are refused before computing
             masks.mkdir()
             shutil.copy(record, masks / RECORD)
-        for part, some in groupby(volumes, attrgetter("part")):
+        for part, group in groupby(volumes, attrgetter("part")):
             try:
-                with muted(*OF_PARTS):
+                with muted(*PART_LOGGERS):
                     assessed |= predictor.write(str(scratch / "slices" / part), str(masks), parts=True, **options)
             except Refused as error:
-                ours = (replace(each, where=each.where.replace(str(masks), output)) for each in error.problems)
-                raise Refused(ours) from None
-            _write(some, masks, output, also, reorient=reorient)
+                problems = (replace(each, where=each.where.replace(str(masks), output)) for each in error.problems)
+                raise Refused(problems) from None
+            _write_masks(group, masks, output, forms, reorient=reorient)
         if volumes:
-            _add(volumes, scratch, also, assessed)
+            _add_forms(volumes, scratch, forms, assessed)
     for video in videos:
-        with muted(*OF_PARTS):
-            segment_video(predictor, video, output, also, every=every, probabilities=probabilities)
-    also.write()
+        with muted(*PART_LOGGERS):
+            segment_video(predictor, video, output, forms, every=every, probabilities=probabilities)
+    forms.write()
     if only_sure:
-        _set_apart(also, Path(output))
-        whole = [volume for volume in volumes if volume.header is None]
-        if stay := [each.name for each in whole if any(also.assessed[of].doubtful for of in each.slices.values())]:
-            logger.warning("--only-sure: NIfTI masks with doubtful slices were not moved: %s", ", ".join(stay))
+        _move_doubtful(forms, Path(output))
+        nifti = [volume for volume in volumes if volume.header is None]
+        if unmoved := [each.name for each in nifti if any(forms.assessed[of].doubtful for of in each.slices.values())]:
+            logger.warning("--only-sure: NIfTI masks with doubtful slices were not moved: %s", ", ".join(unmoved))
     if volumes:
         number = counted(len(volumes), "volume or DICOM object", "volumes and DICOM objects")
         logger.info("masks of %s in %s", number, output)
-    logger.info("%s", also.places())
-    also.problems.refuse_if_any()
+    logger.info("%s", forms.places())
+    forms.problems.refuse_if_any()
 
 
-def _set_apart(also: MaskForms, folder: Path) -> None:
-    """Moves doubtful PNG masks into :data:`APART` and others out of it; a file there with other content is kept, as it
-    may have been corrected, or be of another image."""
-    every = ((name, f"{name}{end}") for name in sorted(also.assessed) for end in (".png", ".probability.png"))
-    others = {problem.where for problem in also.problems}  # paths of masks that hold other files
-    for name, file in every:
-        fresh, there, doubtful = folder / file, folder / APART / file, also.assessed[name].doubtful
-        if not os.path.isfile(fresh) or str(fresh) in others or not (doubtful or there.exists()):  # or NIfTI
+def _move_doubtful(forms: MaskForms, folder: Path) -> None:
+    """Moves doubtful PNG masks into :data:`DOUBTFUL_FOLDER` and others out of it; a file there with other content is
+    kept, as it may have been corrected, or be of another image."""
+    files = ((name, f"{name}{end}") for name in sorted(forms.assessed) for end in (".png", ".probability.png"))
+    not_written = {problem.where for problem in forms.problems}  # paths of masks that hold other files
+    for name, file in files:
+        new, apart, doubtful = folder / file, folder / DOUBTFUL_FOLDER / file, forms.assessed[name].doubtful
+        if not os.path.isfile(new) or str(new) in not_written or not (doubtful or apart.exists()):  # or NIfTI
             continue
-        with also.problems.collected():
-            content, placed = fresh.read_bytes(), fresh
+        with forms.problems.collected():
+            content, written = new.read_bytes(), new
             if doubtful:
-                placed = write_beside(there, content)
-                fresh.unlink()
-            if content != there.read_bytes():
+                written = write_beside(apart, content)
+                new.unlink()
+            if content != apart.read_bytes():
                 why = "as it differs from the new mask (corrected by hand, or of another image of that name?)"
-                logger.warning("%s is kept, %s; the new mask is %s", there, why, placed)
+                logger.warning("%s is kept, %s; the new mask is %s", apart, why, written)
             elif not doubtful:
-                there.unlink()  # the same mask, doubtful in an earlier run
+                apart.unlink()  # the same mask, doubtful in an earlier run
 
 
 def _unreadable(pictures: list[str]) -> Problems:
@@ -219,7 +219,7 @@ class _Volume(NamedTuple):
         return [f"{name}{form}.png" for name in self.slices.values()]
 
 
-def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool) -> tuple[list[_Volume], Problems]:
+def _cut_slices(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool) -> tuple[list[_Volume], Problems]:
     """Writes the slices of volumes and DICOM objects as PNG files.
 
     Args:
@@ -234,30 +234,30 @@ def _cut(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: bool) -
         Refused: a name that no table can hold.
     """
     require(name_problems(name for name, _ in volumes))
-    problems, found, total = Problems(), list[_Volume](), 0
+    problems, written, total = Problems(), list[_Volume](), 0
     for name, path in progress_bar(volumes, desc="reading", unit="volume"):
         with problems.collected():
             read = read_slices(path, reorient=reorient)
-            keys = [f"{len(found):06d}/{number:06d}" for number in range(len(read.pictures))]
+            keys = [f"{len(written):06d}/{number:06d}" for number in range(len(read.pictures))]
             part = f"{total // AT_ONCE}"
             (folder / part / keys[0]).parent.mkdir(parents=True)
             for key, picture in zip(keys, read.pictures, strict=True):
                 Image.fromarray(picture).save(folder / part / f"{key}.png")
             names = [f"{name}/{number:04d}" for number in range(1, len(keys) + 1)] if len(keys) > 1 else [name]
             header = read_object(path, pixels=False) if kind_of(path) == DICOM else None
-            found.append(_Volume(name, path, dict(zip(keys, names, strict=True)), read.pixel_area, header, part))
+            written.append(_Volume(name, path, dict(zip(keys, names, strict=True)), read.pixel_area, header, part))
             total += len(keys)
-    return found, problems
+    return written, problems
 
 
-def _write(volumes: Iterable[_Volume], masks: Path, output: str, also: MaskForms, *, reorient: bool) -> None:
+def _write_masks(volumes: Iterable[_Volume], masks: Path, output: str, forms: MaskForms, *, reorient: bool) -> None:
     """Writes a NIfTI mask of each volume and a PNG mask of each DICOM frame, and probability maps if there are any.
 
     Args:
-        volumes: from :func:`_cut`.
+        volumes: from :func:`_cut_slices`.
         masks: folder with the masks of their slices.
         output: folder for the masks.
-        also: collects the problems.
+        forms: collects the problems.
         reorient: whether volumes were reoriented.
     """
     folder = MaskFolder(output, read_json(masks / RECORD))
@@ -268,43 +268,43 @@ def _write(volumes: Iterable[_Volume], masks: Path, output: str, also: MaskForms
         contents = [file.read_bytes() for file in files]
         if volume.header is None:
             drawn = [np.array(Image.open(file)) for file in files]
-            drawn = drawn if form or also.classes else [mask > 0 for mask in drawn]
+            drawn = drawn if form or forms.classes else [mask > 0 for mask in drawn]
             contents = [nifti_of(drawn, volume.path, reorient=reorient)]
         for name, content in zip(volume.files(form), contents, strict=True):
-            with also.problems.collected():
+            with forms.problems.collected():
                 folder.write(name, content)
 
 
-def _add(volumes: Sequence[_Volume], scratch: Path, also: MaskForms, assessed: Mapping[str, Assessment]) -> None:
+def _add_forms(volumes: Sequence[_Volume], scratch: Path, forms: MaskForms, assessed: Mapping[str, Assessment]) -> None:
     """Adds all volumes to the other forms.
 
     Args:
-        volumes: from :func:`_cut`.
+        volumes: from :func:`_cut_slices`.
         scratch: folder with ``slices`` and ``masks``.
-        also: the other forms.
+        forms: the other forms.
         assessed: assessment of each mask by its slice's file name.
     """
-    assessed, objects = {**assessed, **_of_nothing(volumes, assessed)}, list[Any]()
+    assessed, objects = {**assessed, **_without_foreground(volumes, assessed)}, list[Any]()
     for volume in volumes:
-        masks = {key: also.mask_in(scratch / "masks" / f"{key}.png") for key in volume.slices}
+        masks = {key: forms.mask_in(scratch / "masks" / f"{key}.png") for key in volume.slices}
         file_name = (Path(volume.name).parent / volume.path.name).as_posix()
         for number, (key, name) in enumerate(volume.slices.items(), start=1):
             entry = {"file_name": file_name, **({"frame": number} if len(masks) > 1 else {})}
             picture = read_image(scratch / "slices" / volume.part / f"{key}.png")
-            also.add(name, picture, masks[key], entry, assessed[key], pixel_area=volume.pixel_area)
+            forms.add(name, picture, masks[key], entry, assessed[key], pixel_area=volume.pixel_area)
         if volume.header is not None:
             objects.append((volume.name, volume.header, list(masks.values())))
-    also.add_objects(objects, str(read_json(scratch / "masks" / RECORD)["model_sha256"]))
+    forms.add_objects(objects, str(read_json(scratch / "masks" / RECORD)["model_sha256"]))
 
 
-def _of_nothing(volumes: Sequence[_Volume], assessed: Mapping[str, Assessment]) -> dict[str, Assessment]:
+def _without_foreground(volumes: Sequence[_Volume], assessed: Mapping[str, Assessment]) -> dict[str, Assessment]:
     """Returns assessments with Dice 0 for volumes and DICOM series in which the masks of all slices are empty."""
     groups: dict[object, list[str]] = defaultdict(list)
     for index, volume in enumerate(volumes):
         header = volume.header if volume.header is not None and "ImagePositionPatient" in volume.header else {}
         groups[header.get("SeriesInstanceUID") or index].extend(volume.slices)
     empty = [keys for keys in groups.values() if all(EMPTY in assessed[key].flags for key in keys)]
-    return {key: assessed[key].of_nothing() for keys in empty for key in keys}
+    return {key: assessed[key].with_zero_dice() for keys in empty for key in keys}
 
 
 def _refuse_long(files: Iterable[str]) -> None:

@@ -243,7 +243,7 @@ class OutlineVideo:
 
 
 def segment_video(
-    predictor: Predictor, video: Video, output: str, also: MaskForms, *, every: int | None, probabilities: bool
+    predictor: Predictor, video: Video, output: str, forms: MaskForms, *, every: int | None, probabilities: bool
 ) -> None:
     """Writes ``<name>/<frame number>.png`` for every n-th frame, the other forms, and an outline video ``<name>.mp4``.
 
@@ -251,7 +251,7 @@ def segment_video(
         predictor: the predictor.
         video: the video.
         output: folder for the masks.
-        also: the other forms.
+        forms: the other forms.
         every: n; ``None`` takes :data:`PER_SECOND` frames per second.
         probabilities: whether to write probability maps too.
     """
@@ -259,24 +259,24 @@ def segment_video(
     frames, total, doubtful = video.frames(every), 0, 0
     with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
         place = Path(scratch) / "outlines.mp4"
-        overlay = OutlineVideo(place, video.rate / every) if "overlays" in also.folders else None
+        overlay = OutlineVideo(place, video.rate / every) if "overlays" in forms.folders else None
         while some := list(islice(frames, AT_ONCE)):
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 (Path(folder) / name).mkdir()
                 for frame in some:
                     picture = Image.fromarray(frame.picture)
                     picture.save(Path(folder) / name / f"{frame.number:06d}.png", compress_level=1)
-                assessed = predictor.write(folder, output, probabilities=probabilities, parts=True, also=also)
+                assessed = predictor.write(folder, output, probabilities=probabilities, parts=True, forms=forms)
             for frame in some:
                 called = f"{name}/{frame.number:06d}"
-                mask, found = also.mask_in(Path(output) / f"{called}.png"), assessed[called]
+                mask, found = forms.mask_in(Path(output) / f"{called}.png"), assessed[called]
                 file = {"file_name": video.path.name, "frame": frame.number}
-                also.add(called, frame.picture, mask, file, found, seconds=frame.seconds)
+                forms.add(called, frame.picture, mask, file, found, seconds=frame.seconds)
                 if overlay:
                     overlay.add(outlined(frame.picture, mask), frame.seconds, marked=found.doubtful)
                 total, doubtful = total + 1, doubtful + found.doubtful
         if overlay:
             overlay.close()
-            also.put("overlays", f"{name}.mp4", place.read_bytes())
+            forms.write_file("overlays", f"{name}.mp4", place.read_bytes())
     made = f"masks of {counted(total, 'frame')} (1 of every {every}), {doubtful} doubtful"
     logger.info("%s: %s, in %s", video.path.name, made, Path(output) / name)

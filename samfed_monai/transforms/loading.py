@@ -83,8 +83,8 @@ def read_label(record: Mapping[Any, Any], key: Hashable = "label") -> NDArray[np
     """
     weak, classes = record.get("label_kind", LabelKind.MASK) != LabelKind.MASK, record.get("classes")
     if classes is not None:
-        read = read_weak_label if weak else read_classes
-        return planes_of(read(record[key], int(classes)), int(classes))
+        reader = read_weak_label if weak else read_classes
+        return planes_of(reader(record[key], int(classes)), int(classes))
     return (read_weak_label(record[key]) if weak else read_mask(record[key], record.get("mask_threshold")))[None]
 
 

@@ -154,14 +154,14 @@ class RandomViewd(RandomizableTransform, MapTransform):
         self,
         keys: KeysCollection,
         output_key: KeysCollection,
-        *found: Iterable[Problem],
+        *problems: Iterable[Problem],
         allow_missing_keys: bool = False,
         prob: float = 1.0,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.output_keys = ensure_tuple(output_key)
-        require(*found, one_each(self.output_keys, self.keys, f"{type(self).__name__} -> output_key"))
+        require(*problems, one_each(self.output_keys, self.keys, f"{type(self).__name__} -> output_key"))
 
     @abstractmethod
     def view(self, image: Any) -> Tensor:
@@ -174,8 +174,8 @@ class RandomViewd(RandomizableTransform, MapTransform):
         return result
 
 
-_MOST = {"strength": 2.0, "hue": 0.25, "blur": 20.0, "cutout": 0.45}
-_MOST |= dict.fromkeys(("brightness", "contrast", "saturation", "tint"), 0.5)
+_MAX = {"strength": 2.0, "hue": 0.25, "blur": 20.0, "cutout": 0.45}
+_MAX |= dict.fromkeys(("brightness", "contrast", "saturation", "tint"), 0.5)
 
 
 class StrongViewd(RandomViewd):
@@ -239,21 +239,21 @@ class StrongViewd(RandomViewd):
         self.strength, self.tint, self.gamma = strength, tint, gamma
         given = {"strength": strength, **self.ranges, "tint": tint, "prob": prob}
         given |= {f"{name}_prob": chance for name, chance in self.chances.items()}
-        found = [in_range(f"StrongViewd -> {name}", given[name], least=0, most=_MOST.get(name, 1.0)) for name in given]
+        found = [in_range(f"StrongViewd -> {name}", given[name], least=0, most=_MAX.get(name, 1.0)) for name in given]
         found.append(in_range("StrongViewd -> gamma", gamma, least=1, most=4))
         super().__init__(keys, output_key, *found, allow_missing_keys=allow_missing_keys, prob=prob)
-        self._on: dict[str, bool] = {}
-        self._at: dict[str, float] = {}
+        self._used: dict[str, bool] = {}
+        self._amounts: dict[str, float] = {}
 
     def randomize(self, data: Any = None) -> None:
         """Draws one view, with a fixed number of draws, so that an option does not change the others' values."""
         super().randomize(None)
         rolls = self.R.rand(len(self.chances)) < np.array(list(self.chances.values())) * self.strength
-        self._on = {name: bool(roll) and self._do_transform for name, roll in zip(self.chances, rolls, strict=True)}
-        self._at = {}
+        self._used = {name: bool(roll) and self._do_transform for name, roll in zip(self.chances, rolls, strict=True)}
+        self._amounts = {}
         for name, most in self.ranges.items():
             either_side = name in ("brightness", "contrast", "saturation", "hue")
-            self._at[name] = float(self.R.uniform(-1 if either_side else 0, 1)) * most * self.strength
+            self._amounts[name] = float(self.R.uniform(-1 if either_side else 0, 1)) * most * self.strength
         stretch, down, right = self.R.rand(3).tolist()
         self._box = (float(np.exp(1.4 * stretch - 0.7)), down, right)  # ratio of the sides from 1:2 to 2:1
         self._noise_seed = int(self.R.randint(2**31 - 1))
@@ -268,31 +268,31 @@ class StrongViewd(RandomViewd):
         image = plain(image)
         if image.ndim != 3 or image.shape[0] != 3:
             raise refused("StrongViewd", found=f"shape {tuple(image.shape)}", expected="an RGB image (3, H, W)")
-        if self._on["jitter"] or self._on["grey"]:
-            image = self._colours(image)
-        if self._on["blur"]:
-            image = gaussian_blur(image, self._at["blur"] * min(image.shape[1:]) / 256)
-        if self._on["noise"]:
+        if self._used["jitter"] or self._used["grey"]:
+            image = self._recolour(image)
+        if self._used["blur"]:
+            image = gaussian_blur(image, self._amounts["blur"] * min(image.shape[1:]) / 256)
+        if self._used["noise"]:
             generator = torch.Generator().manual_seed(self._noise_seed)
-            image = torch.add(image, torch.randn(image.shape, generator=generator), alpha=self._at["noise"])
-        if self._on["cutout"]:
-            image = self._cut(image)
+            image = torch.add(image, torch.randn(image.shape, generator=generator), alpha=self._amounts["noise"])
+        if self._used["cutout"]:
+            image = self._cutout(image)
         return image.clamp(0, 1)
 
-    def _colours(self, image: Tensor) -> Tensor:
-        at = self._at if self._on["jitter"] else dict.fromkeys(self._at, 0.0)
-        saturation = 0.0 if self._on["grey"] else 1 + at["saturation"]
-        matrix = colour_matrix(brightness=1 + at["brightness"], saturation=saturation, hue=at["hue"])
-        if not self._on["jitter"]:
+    def _recolour(self, image: Tensor) -> Tensor:
+        amounts = self._amounts if self._used["jitter"] else dict.fromkeys(self._amounts, 0.0)
+        saturation = 0.0 if self._used["grey"] else 1 + amounts["saturation"]
+        matrix = colour_matrix(brightness=1 + amounts["brightness"], saturation=saturation, hue=amounts["hue"])
+        if not self._used["jitter"]:
             return recolour(image, matrix).clamp_(0, 1)
         if self.tint:
             matrix = matrix * self._channels
-        image = recolour(image, matrix, 1 + at["contrast"]).clamp_(0, 1)
+        image = recolour(image, matrix, 1 + amounts["contrast"]).clamp_(0, 1)
         return image if self._exponent == 1 else image.pow_(self._exponent)
 
-    def _cut(self, image: Tensor) -> Tensor:
+    def _cutout(self, image: Tensor) -> Tensor:
         ratio, down, right = self._box
         rows, columns = image.shape[1:]
-        height = min(rows, round((self._at["cutout"] * rows * columns * ratio) ** 0.5))
-        width = min(columns, round((self._at["cutout"] * rows * columns / ratio) ** 0.5))
+        height = min(rows, round((self._amounts["cutout"] * rows * columns * ratio) ** 0.5))
+        width = min(columns, round((self._amounts["cutout"] * rows * columns / ratio) ** 0.5))
         return box_fill(image, round(down * (rows - height)), round(right * (columns - width)), height, width)

@@ -48,17 +48,17 @@ def output_to_input(
     height, width = size
     angle = math.radians(degrees)
     # quarter turns without rounding errors, so that pixels map exactly to pixels
-    quarter = _turned(*((1, 0), (0, 1), (-1, 0), (0, -1))[quarter_turns % 4])
-    turn = _turned(math.cos(angle), math.sin(angle)) @ quarter
-    lean = torch.tensor([[1.0, math.tan(math.radians(shear))], [0.0, 1.0]], dtype=torch.float64)
+    quarter = _rotation(*((1, 0), (0, 1), (-1, 0), (0, -1))[quarter_turns % 4])
+    turn = _rotation(math.cos(angle), math.sin(angle)) @ quarter
+    shearing = torch.tensor([[1.0, math.tan(math.radians(shear))], [0.0, 1.0]], dtype=torch.float64)
     mirror = torch.diag(torch.tensor([-1.0 if flip else 1.0, 1.0], dtype=torch.float64))
     pixels = torch.diag(torch.tensor([float(width), float(height)], dtype=torch.float64))
-    linear = torch.linalg.inv(pixels) @ (mirror @ lean @ turn / zoom) @ pixels
-    moved = linear @ torch.tensor([[-2.0 * shift[1]], [-2.0 * shift[0]]], dtype=torch.float64)
-    return torch.cat([linear, moved], dim=1).float()
+    linear = torch.linalg.inv(pixels) @ (mirror @ shearing @ turn / zoom) @ pixels
+    translation = linear @ torch.tensor([[-2.0 * shift[1]], [-2.0 * shift[0]]], dtype=torch.float64)
+    return torch.cat([linear, translation], dim=1).float()
 
 
-def _turned(cosine: float, sine: float) -> Tensor:
+def _rotation(cosine: float, sine: float) -> Tensor:
     return torch.tensor([[cosine, -sine], [sine, cosine]], dtype=torch.float64)
 
 
@@ -78,16 +78,16 @@ def warp(
     Returns:
         The same keys to (C, *size) float, within the range of the input.
     """
-    alike: dict[tuple[bool, torch.Size], list[Hashable]] = {}
+    by_resolution: dict[tuple[bool, torch.Size], list[Hashable]] = {}
     for key, tensor in tensors.items():
-        alike.setdefault((key in nearest, tensor.shape[1:]), []).append(key)
+        by_resolution.setdefault((key in nearest, tensor.shape[1:]), []).append(key)
     grid, views = _grid(matrix, size)[None], dict(tensors)
-    for (exact, (height, width)), keys in alike.items():
+    for (is_label, (height, width)), keys in by_resolution.items():
         batch = torch.cat([tensors[key] for key in keys])[None]
-        if not exact and min(height / size[0], width / size[1]) > _SHRINK:
+        if not is_label and min(height / size[0], width / size[1]) > _SHRINK:
             batch = functional.interpolate(batch, size=size, mode="bilinear", antialias=True, align_corners=False)
-        mode, places = "nearest" if exact else "bilinear", grid.to(batch)
-        view = functional.grid_sample(batch, places, mode=mode, padding_mode="reflection", align_corners=False)[0]
+        mode, points = "nearest" if is_label else "bilinear", grid.to(batch)
+        view = functional.grid_sample(batch, points, mode=mode, padding_mode="reflection", align_corners=False)[0]
         views.update(zip(keys, view.split([len(tensors[key]) for key in keys]), strict=True))
     return views
 
@@ -155,7 +155,7 @@ class WeakViewd(RandomizableTransform, MapTransform):
         for name, most in {"rotate": 180, "shear": 60, "shift": 1, "prob": 1}.items():
             problems.extend(in_range(f"WeakViewd -> {name}", getattr(self, name), least=0, most=most))
         problems.refuse_if_any()
-        self._drawn: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
 
     def randomize(self, data: Any = None) -> None:
         """Draws one view, with a fixed number of draws, so that an option does not change the others' values."""
@@ -166,16 +166,16 @@ class WeakViewd(RandomizableTransform, MapTransform):
             [-self.rotate, low, -self.shear, -self.shift, -self.shift],
             [self.rotate, high, self.shear, self.shift, self.shift],
         ).tolist()
-        self._drawn = {"flip": flip and self.flip, "quarter_turns": turns if self.quarter_turns else 0}
+        self._values = {"flip": flip and self.flip, "quarter_turns": turns if self.quarter_turns else 0}
         if self._do_transform:
-            self._drawn |= {"degrees": degrees, "zoom": float(np.exp(zoom)), "shear": shear, "shift": (down, right)}
+            self._values |= {"degrees": degrees, "zoom": float(np.exp(zoom)), "shear": shear, "shift": (down, right)}
 
     def matrix(self, size: tuple[int, int]) -> Tensor:
         """The drawn view's matrix for a view of ``size`` pixels; see :func:`output_to_input`."""
-        drawn = dict(self._drawn)
+        parameters = dict(self._values)
         if size[0] != size[1]:
-            drawn["quarter_turns"] = 2 * (drawn.get("quarter_turns", 0) % 2)
-        return output_to_input(size, **drawn)
+            parameters["quarter_turns"] = 2 * (parameters.get("quarter_turns", 0) % 2)
+        return output_to_input(size, **parameters)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         self.randomize()

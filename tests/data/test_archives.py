@@ -71,7 +71,7 @@ def test_backslashes_and_unmarked_utf8_names_are_read(tmp_path, place, slash, ma
 def test_cp437_member_name_is_decoded(tmp_path):
     path = zipped(tmp_path / "a.zip", ("M__ller.png", b""))
     path.write_bytes(path.read_bytes().replace(b"M__ller", "Müäller".encode("cp437")))
-    unpack_all(tmp_path, apart=True)
+    unpack_all(tmp_path, folder_each=True)
     assert (tmp_path / "a" / "Müäller.png").exists()
 
 
@@ -108,13 +108,13 @@ def test_archives_are_checked_before_unpacking(tmp_path, caplog):
         unpack_all(tmp_path)
     assert not (tmp_path / "in.zip").exists()
     (tmp_path / "b.zip").unlink()
-    unpack_all(tmp_path, apart=True)
+    unpack_all(tmp_path, folder_each=True)
     assert (tmp_path / "a" / "in.zip").exists()
     assert "not zip files, unpack them yourself: c.rar" in caplog.text
     assert "a.ZIP: 1 archive in it left packed, such as in.zip: unpack it there" in caplog.text
     corrected = b"corrected".ljust(len(inner.getvalue()))
     (tmp_path / "a" / "in.zip").write_bytes(corrected)
-    unpack_all(tmp_path, apart=True)
+    unpack_all(tmp_path, folder_each=True)
     assert (tmp_path / "a" / "in.zip").read_bytes() == corrected
     assert f"a.ZIP: 1 file differs from the archive's and was kept, such as {tmp_path}/a/in.zip: delete" in caplog.text
 

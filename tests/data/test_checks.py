@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samfed_monai.data.checks import Facts, check_datalist, ids_of, look, repeated_stems, warnings
+from samfed_monai.data.checks import Facts, check_datalist, ids_of, inspect, repeated_stems, warnings
 from samfed_monai.data.datalist import DataList, Site
 from samfed_monai.data.folders import Found
 from tests.data.making import disc, item, pair, picture, save, small_list
@@ -46,11 +46,11 @@ def test_facts_describe_image_and_mask(tmp_path):
     mask = np.zeros((24, 32), np.uint8)
     mask[0] = mask[-1] = mask[:, 0] = mask[:5, -1] = 255
     save(tmp_path / one.label, Image.fromarray(mask))
-    assert replace(look(one, tmp_path), sha256="", label_sha256="", brightest=0) == Facts(
+    assert replace(inspect(one, tmp_path), sha256="", label_sha256="", brightest=0) == Facts(
         **{"image": one.image, "height": 24, "width": 32, "mode": "RGB", "brightest": 0, "label": one.label},
         **{"label_sha256": "", "mask_values": (0, 255), "foreground": 90 / 768, "border": 90 / 108},
     )
-    assert look(one, tmp_path).brightest == np.array(picture(0)).max()
+    assert inspect(one, tmp_path).brightest == np.array(picture(0)).max()
 
 
 @pytest.mark.parametrize(("damaged", "unreadable"), [("image", True), ("label", True), ("", False)])
@@ -60,7 +60,7 @@ def test_undecodable_file_is_unreadable_and_misfit_is_not(tmp_path, damaged, unr
         (tmp_path / getattr(one, damaged)).write_bytes(b"x")
     else:
         save(tmp_path / one.label, disc(10, 10))
-    facts = look(one, tmp_path)
+    facts = inspect(one, tmp_path)
     assert (facts.unreadable, len(facts.problems)) == (unreadable, 1)
 
 
@@ -94,9 +94,9 @@ def test_fault_08_mask_without_exif_turn_of_image_is_reported(suffix, tmp_path):
     assert "EXIF rotates the image but not the mask" in problem
     save(tmp_path / "m.png", disc(), exif=exif)
     assert check(DataList("list", [item(tmp_path, name, "m.png")]), tmp_path) == []
-    assert look(Found(name), tmp_path).turned
+    assert inspect(Found(name), tmp_path).turned
     save(tmp_path / name, picture(0))
-    assert not look(Found(name), tmp_path).turned
+    assert not inspect(Found(name), tmp_path).turned
 
 
 def test_problems_of_many_files_are_reported_in_list_order(tmp_path):

@@ -13,7 +13,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_bytes
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
-from samfed_monai.data.folders import Found, find_folders, match_masks, near_miss, passed_over, renaming
+from samfed_monai.data.folders import Found, find_folders, folders_not_read, match_masks, near_miss, rename_hint
 from samfed_monai.data.image_folder import image_folder
 from samfed_monai.data.prepare import prepare_folders
 from tests.data.making import disc, drawn, options, picture, save, site
@@ -122,9 +122,9 @@ def test_fault_01_public_images_without_masks_are_reported_with_rule(tmp_path):
 )
 def test_renaming_example_names_mask_of_matching_image(masks, images, example):
     found = [Found(f"a/images/{image}") for image in images]
-    assert renaming([Path(mask) for mask in masks], found) == f"for instance, rename {example}"
+    assert rename_hint([Path(mask) for mask in masks], found) == f"for instance, rename {example}"
     other = "p2/1_mask.png and image 1 are in different folders: if they belong together, give both folders one name"
-    assert renaming([Path("masks/p2/1_mask.png")], [Found("a/images/p1/1.jpg")]) == other
+    assert rename_hint([Path("masks/p2/1_mask.png")], [Found("a/images/p1/1.jpg")]) == other
 
 
 def test_unknown_public_folder_is_refused(tmp_path):
@@ -166,7 +166,7 @@ def test_folders_with_images_further_below_are_reported(tmp_path):
     holds, unless = "has images or archives, such as", "but no folder 'images', and was not read: if it is a site,"
     hints = {"c/img/deep/1.jpg": "rename hospital_c/img", "d/Images/1.png": "rename hospital_d/Images"}
     others = dict.fromkeys(["e/1.png", "f/1.2.3", "g/1.nii", "h/1.mp4"], "unpack, convert or move them")
-    assert passed_over(tmp_path, ["a"]) == [
+    assert folders_not_read(tmp_path, ["a"]) == [
         f"hospital_{first[0]} {holds} hospital_{first}, {unless} {hint} to hospital_{first[0]}/images"
         for first, hint in {**hints, **others}.items()
     ]
@@ -179,8 +179,8 @@ def test_masks_hidden_folders_and_outputs_are_not_reported(tmp_path):
     drawn(tmp_path, "masks/1.png", ".cache/1.png", "b/__MACOSX/1.png", "b/._1.png")
     drawn(tmp_path, "lists/figures/1.png", "runs/first/overlays/1.png")
     (tmp_path / "runs" / "first" / "run.json").write_text("{}")
-    assert passed_over(tmp_path, ["a"], output=tmp_path / "lists" / "new" / "list.json") == []
-    assert len(passed_over(tmp_path, ["a"])) == 1
+    assert folders_not_read(tmp_path, ["a"], output=tmp_path / "lists" / "new" / "list.json") == []
+    assert len(folders_not_read(tmp_path, ["a"])) == 1
 
 
 def test_images_and_archives_beside_read_folders_are_counted(tmp_path):

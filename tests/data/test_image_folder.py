@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.data.image_folder import DICOM, NIFTI, PICTURE, is_left_out, kind_of, not_read, volumes_in, walk
+from samfed_monai.data.image_folder import DICOM, NIFTI, PICTURE, is_ignored, kind_of, not_read, volumes_in, walk
 
 OBJECT = bytes(128) + b"DICM"
 
@@ -47,7 +47,7 @@ SYSTEM = (
 def test_system_files_are_ignored_and_hidden_files_counted(tmp_path: Path) -> None:
     files(tmp_path, *SYSTEM)
     assert walk(tmp_path) == {}
-    assert all(any(map(is_left_out, Path(name).parts)) for name in SYSTEM)
+    assert all(any(map(is_ignored, Path(name).parts)) for name in SYSTEM)
     files(tmp_path, "b.png", "a/c.png", ".old.png", ".git/x.png", ".git/y.png")
     files(tmp_path.parent / "elsewhere", "d.png")
     os.symlink(tmp_path.parent / "elsewhere", tmp_path / "more")

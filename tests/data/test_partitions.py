@@ -91,22 +91,22 @@ DECOMPOSED = unicodedata.normalize("NFD", "Süd/images/1.jpg")
     ],
 )
 def test_group_names_are_matched_from_path_end(tmp_path, rows, groups):
-    assert {image: table(tmp_path, f"\ufeffimage,group\n{rows}").of(image) for image in groups} == groups
+    assert {image: table(tmp_path, f"\ufeffimage,group\n{rows}").group_of(image) for image in groups} == groups
 
 
 def test_group_row_may_name_volume_of_slices(tmp_path):
     rows = "image,patient\na/images/ed,one\na/images/es,one\nb/images/ed,two\nes_0001,three\n"
     groups = table(tmp_path, rows, "patient", volumes={})
-    assert groups.of("a/images/ed/ed_0001.png") == "one"
-    assert groups.of("b/images/ed/ed_0007.png") == "two"
-    assert groups.of("a/images/es/es_0001.png") == "three", "a row of the slice itself goes before its volume's"
-    assert groups.of("c/images/ed/ed_0001.png") is None
-    assert table(tmp_path, rows, "patient").of("a/images/ed/ed_0001.png") is None
+    assert groups.group_of("a/images/ed/ed_0001.png") == "one"
+    assert groups.group_of("b/images/ed/ed_0007.png") == "two"
+    assert groups.group_of("a/images/es/es_0001.png") == "three", "a row of the slice itself goes before its volume's"
+    assert groups.group_of("c/images/ed/ed_0001.png") is None
+    assert table(tmp_path, rows, "patient").group_of("a/images/ed/ed_0001.png") is None
     rows = "image,patient\na\\images\\p1\\t1.nii.gz,one\np2/t1.nii,two\nt2.nii.gz,three\n"  # as they are called
     volumes = {f"a/images/{p}_{t}": f"a/images/{p}/{t}.nii.gz" for p in ("p1", "p2", "p3") for t in ("t1", "t2")}
     groups = table(tmp_path, rows, "patient", volumes=volumes)
     slices = [f"{folder}/{folder[9:]}_0001.png" for folder in volumes]
-    assert [groups.of(each) for each in slices] == ["one", "three", "two", "three", None, "three"]
+    assert [groups.group_of(each) for each in slices] == ["one", "three", "two", "three", None, "three"]
     assert "1 name is in g.csv without a folder, for several images each" in groups.sentences(slices)[1]
 
 
@@ -123,7 +123,7 @@ def test_ungrouped_images_and_ambiguous_names_are_counted(tmp_path):
 
 def test_unmatched_or_conflicting_groups_are_refused(tmp_path):
     with pytest.raises(Refused, match=r"expected one group, found \['x', 'y'\] for 1.jpg"):
-        table(tmp_path, "image,group\na/1.jpg,x\nb/1.jpg,y\n").of("1.jpg")
+        table(tmp_path, "image,group\na/1.jpg,x\nb/1.jpg,y\n").group_of("1.jpg")
     rows = "id,group,empty\nfirst,,\nframe 7,x,\n"
     with pytest.raises(Refused, match=r"images like 'a/7\.png', found only groups for names like 'frame 7'; add"):
         table(tmp_path, rows).sentences(["a/7.png"])
@@ -147,7 +147,7 @@ def test_csv_is_read_in_common_encodings_and_dialects(tmp_path_factory, code, co
     lines = [f"sep={comma}"] if "sep" in first else []
     path = tmp_path_factory.mktemp("csv") / "g.csv"
     path.write_bytes(end.join([*lines, *(comma.join(row) for row in rows), ""]).encode(code))
-    assert [Groups(path, "group").of(f"{folder}/1.png") for folder in "abc"] == ["Ü", "G, ;2", None]
+    assert [Groups(path, "group").group_of(f"{folder}/1.png") for folder in "abc"] == ["Ü", "G, ;2", None]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_csv_is_read_in_common_encodings_and_dialects(tmp_path_factory, code, co
     ],
 )
 def test_group_names_are_normalized(tmp_path, rows, groups):
-    assert [table(tmp_path, f"image,group\n{rows}\n").of(f"a/{number}.png") for number in range(1, 5)] == groups
+    assert [table(tmp_path, f"image,group\n{rows}\n").group_of(f"a/{number}.png") for number in range(1, 5)] == groups
 
 
 @given(st.text())
@@ -349,14 +349,14 @@ def test_unseen_site_measures_on_unshared_images_and_is_not_divided():
         "1 image of b is also elsewhere, but the site must be unseen: left out",
         "1 image of b shares a patient or video with others, but the site must be unseen: left out",
     ]
-    assert list(counts(divide_sites(places, 2, spared=["b"])[0])) == ["a-1", "a-2", "b"]
+    assert list(counts(divide_sites(places, 2, skip=["b"])[0])) == ["a-1", "a-2", "b"]
 
 
 @pytest.mark.parametrize("spared", [["a-2"], []])
 def test_part_names_conflicting_with_site_are_refused(spared):
     expected = "--divide 2: a: expected free names a-1 to a-2 for its parts, found a site 'a-2'; rename the site"
     with pytest.raises(Refused, match=expected):
-        divide_sites({("a", U): found("a", 4), ("a-2", T): found("b", 4)}, 2, spared=spared)
+        divide_sites({("a", U): found("a", 4), ("a-2", T): found("b", 4)}, 2, skip=spared)
 
 
 def test_invalid_unseen_sites_are_refused():

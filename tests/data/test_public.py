@@ -256,7 +256,7 @@ def test_fault_29_changed_published_list_is_marked_as_changed(tmp_path):
 
 
 def test_published_files_are_known(samfed_data, monkeypatch):
-    monkeypatch.setattr("samfed_monai.data.folders.LOOKED_AT", 0)  # large images are decoded for nothing
+    monkeypatch.setattr("samfed_monai.data.folders.FILES_TO_OPEN", 0)  # large images are decoded for nothing
     splits = samfed_data / "data" / "splits"
     found = find_published(splits / "polyp_hssf.json", samfed_data / "data" / "polyp")
     assert found.name == "polyp_hssf"

@@ -16,7 +16,7 @@ from PIL import Image
 from samfed_monai.data.checks import Facts, facts_of
 from samfed_monai.data.datalist import DataList, Item, Site
 from samfed_monai.data.prepare import prepare_folders
-from samfed_monai.data.quality_report import OUTLINE, doubts, outline, overlay, report_on, rows
+from samfed_monai.data.quality_report import OUTLINE, file_warnings, outline, overlay, report_on, rows
 from tests.data.making import disc, options, picture, save, site
 
 
@@ -60,7 +60,7 @@ def test_fault_03_square_masks_fitting_better_turned_are_reported(masks, better,
     public = [item(str(number), f"{number:x}") for number in range(masks)]
     facts = [fact(str(number), 0.3, misfit=misfit if number < better else -0.4) for number in range(masks)]
     sentence = f"{better} of {masks} square masks of the public set fit their images better when transposed or rotated"
-    assert doubts(DataList("list", public), facts) == [f"{sentence}: check the overlays"] * count
+    assert file_warnings(DataList("list", public), facts) == [f"{sentence}: check the overlays"] * count
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_fault_03_square_masks_fitting_better_turned_are_reported(masks, better,
     ],
 )
 def test_fault_08_and_fault_64_doubtful_masks_and_turned_images_are_named(share, more, named):
-    sentences = doubts(DataList("list", [item("1", "a")], mask_threshold=128), [fact("1", share, **more)])
+    sentences = file_warnings(DataList("list", [item("1", "a")], mask_threshold=128), [fact("1", share, **more)])
     assert len(sentences) == bool(named)
     assert named in "".join(sentences)
 
@@ -145,7 +145,7 @@ def test_masks_and_derived_pictures_among_images_are_named(tmp_path):
         save(tmp_path / name, image)
     datalist = DataList("list", [], {"a": Site([Item(name, "0") for name in saved])})
     look = "are only black and white, like masks: if they are masks, move them out of the images"
-    masks, made = doubts(datalist, facts_of(datalist, tmp_path))
+    masks, made = file_warnings(datalist, facts_of(datalist, tmp_path))
     assert masks == f"2 of 4 images of a, such as 1_mask.png, {look}"
     assert made.startswith("1 of 4 images of a, such as 1_seg.jpg, are named like another image plus suffix, in")
 
@@ -154,7 +154,7 @@ def test_dark_images_are_reported_with_used_bits():
     facts = [Facts(f"{n}.png", mode="I;16", brightest=brightest) for n, brightest in enumerate((16, 12, 255))]
     datalist = DataList("list", [], {"a": Site(unlabelled=[Item(fact.image, "0") for fact in facts])})
     look = "2 of 3 images of a, such as 0.png, are dark: their highest value is 16 of 255, as if 12 bits were stored in"
-    assert doubts(datalist, facts) == [f"{look} 16: scale them to 16 bits"]
+    assert file_warnings(datalist, facts) == [f"{look} 16: scale them to 16 bits"]
     brighter = [replace(fact, mode="RGB", brightest=value) for fact, value in zip(facts, (65, 64, 255), strict=True)]
-    (sentence,) = doubts(datalist, brighter)
+    (sentence,) = file_warnings(datalist, brighter)
     assert sentence == "1 of 3 images of a, such as 1.png, are dark: their highest value is 64 of 255"

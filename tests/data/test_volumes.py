@@ -17,7 +17,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import taken_back_on_error
 from samfed_monai.data.checks import Facts
 from samfed_monai.data.datalist import DataList, Item, Site
-from samfed_monai.data.quality_report import doubts
+from samfed_monai.data.quality_report import file_warnings
 from samfed_monai.data.reading import read_mask
 from samfed_monai.data.volumes import cut_nifti, nifti_of, read_mask_slices, read_slices, volumes_of
 from tests.data.making import picture, save
@@ -455,5 +455,5 @@ def test_different_voxel_sizes_within_or_between_sites_are_reported(voxels, show
     for site, sides in ((site, sides) for site, found in voxels.items() for sides in found):
         items = listed.sites[site].unlabelled
         items.append(Item(f"{site}{len(items)}.png", "", spacing=list(sides)))
-    notes = doubts(listed, [Facts(item.image) for _, _, item in listed.items()])
+    notes = file_warnings(listed, [Facts(item.image) for _, _, item in listed.items()])
     assert [sentence.partition("(mm of rows, columns, slices): ")[2].partition(";")[0] for sentence in notes] == shown

@@ -207,7 +207,7 @@ def test_closed_browser_ends_upload_silently(app: App, capsys: pytest.CaptureFix
 def test_old_uploads_are_deleted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     drop(app, "4" * 16, {"a.png": png()})
     folder = app.drops["4" * 16].folder
-    monkeypatch.setattr(room, "KEPT", 1)
+    monkeypatch.setattr(room, "MAX_DROPS", 1)
     drop(app, "5" * 16, {"a.png": png()})
     assert send(app, "GET", f"/{app.token}/{'4' * 16}")[0] == 404
     assert not folder.exists()

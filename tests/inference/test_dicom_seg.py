@@ -22,7 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian, VLPhotographicImageStorage, gene
 
 from samfed_monai.data.dicom import read_object  # noqa: E402
 from samfed_monai.inference import dicom_seg  # noqa: E402
-from samfed_monai.inference.dicom_seg import refusals_of, series_of  # noqa: E402
+from samfed_monai.inference.dicom_seg import object_problems, series_of  # noqa: E402
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
 SHIPPED = ["CT_small.dcm", "examples_rgb_color.dcm", "SC_rgb_rle_2frame.dcm", "examples_ybr_color.dcm"]
@@ -225,7 +225,7 @@ def test_text_of_every_character_set_is_written_in_utf_8(tmp_path, characters, n
 def test_highdicom_errors_are_refused_with_missing_attributes(tmp_path):
     objects = [sample("rtdose.dcm"), *ct_series(tmp_path / "ct", [0.0], SliceThickness=None)]
     lacking = "SharedFunctionalGroupsSequence, PerFrameFunctionalGroupsSequence", "SliceThickness"
-    for problem, names in zip(refusals_of(headers(objects)), lacking, strict=True):
+    for problem, names in zip(object_problems(headers(objects)), lacking, strict=True):
         assert f"found a frame of reference, but no {names}; leave --dicom-seg out" in str(problem)
 
 

@@ -371,7 +371,7 @@ def test_classes_are_compared_by_largest_logit():
     logits = planes.expand(2, -1, -1, -1)  # class values 1, 0, 2, 1
     changed = logits.clone()
     changed[:, 0, 0, 0], changed[:, 2, 0, 3] = 5.0, 5.0  # 0, 0, 2, 2
-    row = export._compared("x", 1.0, lambda images: changed[: len(images)], torch.zeros(2, 3, 1, 4), logits)
+    row = export._measure("x", 1.0, lambda images: changed[: len(images)], torch.zeros(2, 3, 1, 4), logits)
     assert (row.pixels, row.dice, row.difference) == (0.5, pytest.approx(2 * 1 / (3 + 2)), 5.0)
 
 

@@ -102,7 +102,7 @@ def test_lower_bound_and_time_are_shown(given, there, absent):
 
 
 def test_only_most_doubtful_are_shown(monkeypatch):
-    monkeypatch.setattr(forms, "MOST", 3)
+    monkeypatch.setattr(forms, "MAX_PICTURES", 3)
     made = LooksPage(["lesion"])
     for n, dice in enumerate((0.9, 0.2, 0.8, 0.5, 0.2, 0.99)):
         made.add(*look(f"{n}", dice))

@@ -137,7 +137,7 @@ def test_cutout_box_has_drawn_area():
     for _ in range(10):
         changed = (view.view(an_image()) != an_image()).any(dim=0)
         assert changed.sum() == changed.any(dim=1).sum() * changed.any(dim=0).sum()  # one box
-        assert changed.sum().item() == pytest.approx(view._at["cutout"] * 32 * 32, abs=20)  # rounding of the sides
+        assert changed.sum().item() == pytest.approx(view._amounts["cutout"] * 32 * 32, abs=20)  # rounding of the sides
 
 
 def test_strong_view_is_added_and_weak_view_unchanged():
@@ -165,7 +165,7 @@ def test_noise_setting_does_not_change_other_draws():
     for _ in range(10):
         few.randomize()
         many.randomize()
-        assert few._at["brightness"] == many._at["brightness"]
+        assert few._amounts["brightness"] == many._amounts["brightness"]
         assert few._box == many._box
 
 
@@ -198,4 +198,4 @@ def test_tint_and_gamma_are_per_channel_with_separate_draws():
     plain, more = (StrongViewd(**numbers).set_random_state(4) for numbers in ({}, {"tint": 0.2, "gamma": 2.0}))
     for _ in range(5):
         plain.view(image), more.view(image)
-        assert (plain._at, plain._on, plain._noise_seed) == (more._at, more._on, more._noise_seed)
+        assert (plain._amounts, plain._used, plain._noise_seed) == (more._amounts, more._used, more._noise_seed)

@@ -151,10 +151,10 @@ def test_switches_do_not_change_other_draws():
     for _ in range(20):
         plain.randomize()
         flipping.randomize()
-        assert plain._drawn["zoom"] == flipping._drawn["zoom"]
-        assert 0.8 <= plain._drawn["zoom"] <= 1.25
-        assert not plain._drawn["flip"]
-        flips.add(flipping._drawn["flip"])
+        assert plain._values["zoom"] == flipping._values["zoom"]
+        assert 0.8 <= plain._values["zoom"] <= 1.25
+        assert not plain._values["flip"]
+        flips.add(flipping._values["flip"])
     assert flips == {True, False}
 
 
