@@ -15,7 +15,7 @@ from common import STEP, Figure, in_new_process, median_and_quartiles, record, t
 
 
 def measure(size: int, steps: int, kept: bool) -> dict[str, float]:
-    from samfed_monai.core.own_process import keep_freed_memory
+    from samfed_monai.core.process_setup import keep_freed_memory
 
     if kept and not keep_freed_memory():
         raise SystemExit(

@@ -11,7 +11,7 @@ from common import BUNDLE, Figure, record, side_by_side
 
 TORCH = "import torch"
 MONAI = "import monai"
-MONAI_AFTER_SETUP = f"from samfed_monai.core.own_process import set_up_process\nset_up_process()\n{MONAI}\n"
+MONAI_AFTER_SETUP = f"from samfed_monai.core.process_setup import set_up_process\nset_up_process()\n{MONAI}\n"
 PACKAGE = "import samfed_monai"
 HELP = (
     "import contextlib, io\n"

@@ -28,12 +28,12 @@ from simulated_sites import Behaviour, SimulatedSites, images_of, model, residen
 
 from samfed_monai.core.io import append_line
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.core.words import counted
+from samfed_monai.core.text import counted
 from samfed_monai.federation import Progress, RoundController, RunFolder
 from samfed_monai.federation.wire_transport import WireTransport
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server, UpdateGuard
-from samfed_monai.protocol.guard import Counts
+from samfed_monai.protocol.guard import ImageCounts
 
 JOURNAL = "soak.jsonl"
 
@@ -136,7 +136,7 @@ def serve(folder: Path, options: argparse.Namespace) -> None:
             splits=("validation",),
             progress=progress,
             on_round=check,
-            counts=Counts({name: images_of(name) for name in names}),
+            counts=ImageCounts({name: images_of(name) for name in names}),
         ).run()
 
 

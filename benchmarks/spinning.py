@@ -20,10 +20,10 @@ UNSET = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
 
 
 def measure(size: int, steps: int, briefly: bool) -> dict[str, float]:
-    from samfed_monai.core.own_process import brief_spins
+    from samfed_monai.core.process_setup import limit_of_spins
 
     if briefly:
-        os.environ.update(brief_spins())  # before torch is imported
+        os.environ.update(limit_of_spins())  # before torch is imported
     return {"seconds": training_step(size, steps)}
 
 

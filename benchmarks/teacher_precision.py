@@ -15,12 +15,12 @@ from common import Figure, record, side_by_side
 
 from samfed_monai.data import load_records, render_synthetic
 from samfed_monai.networks import Teacher, bf16_gains, find_checkpoint
-from samfed_monai.teacher.exam import read_image_tensor
+from samfed_monai.teacher.evaluation import read_image_tensor
 
 
 def checkpoint() -> Path:
-    beside = Path(os.environ.get("SAMFED_DATA", "")) / "weights" / "mobile_sam.pt"
-    return beside if beside.is_file() else find_checkpoint("vit_t")
+    path = Path(os.environ.get("SAMFED_DATA", "")) / "weights" / "mobile_sam.pt"
+    return path if path.is_file() else find_checkpoint("vit_t")
 
 
 def images(count: int) -> list[torch.Tensor]:

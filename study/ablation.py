@@ -9,7 +9,7 @@ from statistics import fmean
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import write_text
-from samfed_monai.reports.compare_forms import LEADS, Block, block_markdown, spell, word_of
+from samfed_monai.reports.compare_forms import LEADS, Block, block_markdown, format_cell, outcome_of
 from samfed_monai.reports.rows import CEILING, FLOOR, TEACHER, Cell, Row
 from samfed_monai.reports.style import CAVEATS, MISSING, as_difference
 from study.page import Section, write_figures
@@ -102,16 +102,16 @@ def verdict(lines: Sequence[Line], sections: Sequence[Section]) -> str:
     if others and all(line.mean_difference is None for line in others):
         return f"No row was run on all collections, so none is compared with {_named(default.row)}."
     if len(sections) == 1 and len(lines) <= _FEW:
-        texts = [f"{_named(line.row)} {spell('vs:dice', line.differences[0])}" for line in lines[1:]]
-        return f"{_named(default.row)} {spell('dice', default.dice[0])}; {'; '.join(texts)}."
+        texts = [f"{_named(line.row)} {format_cell('vs:dice', line.differences[0])}" for line in lines[1:]]
+        return f"{_named(default.row)} {format_cell('dice', default.dice[0])}; {'; '.join(texts)}."
     if best is None or best is default:
         average = ", on average over the collections" if len(sections) > 1 else ""
         return f"No row is better than {_named(default.row)}{average}."
     texts = [
-        f"{section.title or 'Dice'} {spell('vs:dice', cell)} ({word_of(cell)})"
+        f"{section.title or 'Dice'} {format_cell('vs:dice', cell)} ({outcome_of(cell)})"
         for section, cell in zip(sections, best.differences, strict=True)
     ]
-    beats = sum(word_of(cell) == LEADS for cell in best.differences)
+    beats = sum(outcome_of(cell) == LEADS for cell in best.differences)
     beyond = f"beyond the spread on {beats} of {len(sections)}" if len(sections) > 1 else ""
     return f"Best: {_named(best.row)}, against the default: {'; '.join(texts)}{'; ' + beyond if beyond else ''}."
 
@@ -131,9 +131,9 @@ def block(title: str, lines: Sequence[Line], sections: Sequence[Section]) -> Blo
         cells = []
         for index, (dice, difference) in enumerate(zip(line.dice, line.differences, strict=True)):
             top = line in eligible and dice.mean is not None and dice.mean == tops[index]
-            cells += [f"**{spell('dice', dice)}**" if top else spell("dice", dice)]
-            cells += [MISSING if line.row.name == default else spell("vs:dice", difference)]
-            cells += [spell("dice", line.teacher[index])] if teachers else []
+            cells += [f"**{format_cell('dice', dice)}**" if top else format_cell("dice", dice)]
+            cells += [MISSING if line.row.name == default else format_cell("vs:dice", difference)]
+            cells += [format_cell("dice", line.teacher[index])] if teachers else []
         if average:
             mean = line.mean_difference
             text = MISSING if mean is None or line.row.name == default else as_difference(mean)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from samfed_monai.core.words import counted
+from samfed_monai.core.text import counted
 from samfed_monai.reports.run_data import RunData
 from study.related import figures_of, is_the_start
 from study.related_plan import earlier_form, runs_of, with_more_labels

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from samfed_monai.config.variants import methods
-from samfed_monai.core.words import counted
+from samfed_monai.core.text import counted
 from samfed_monai.reports.rows import FLOOR
 from samfed_monai.reports.style import as_difference
 from study.related_plan import NO_ROW, earlier_form, gains_by_site, runs_of, site_scores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from samfed_monai.reports.compare import listed
+from samfed_monai.reports.compare import joined
 from samfed_monai.reports.run_data import RunData
 
 
@@ -14,9 +14,9 @@ def notes_on_teachers(runs: Sequence[RunData]) -> list[str]:
 
 
 def adaptation_notes(runs: Sequence[RunData]) -> list[str]:
-    """The effect of adapting SAM, from the exam of the fit: one sentence per fitted teacher.
+    """The effect of adapting SAM, from the evaluation of the fit: one sentence per fitted teacher.
 
-    If the unadapted SAM was not examined, the sentence has only the Dice of the adapted one.
+    If the unadapted SAM was not evaluated, the sentence has only the Dice of the adapted one.
     """
     notes = []
     for run in runs:
@@ -46,8 +46,8 @@ def teacher_notes(runs: Sequence[RunData]) -> list[str]:
             recipe = ", ".join(f"{key} {about[key]}" for key in _RECIPE if key in about)
             fitted.setdefault(recipe, {}).setdefault(sha256, f"{run.row}, seed {run.seed}")
     return [
-        f"Runs have SAM teachers of one recipe ({recipe}) that were fitted apart "
-        f"({listed({sha256[:8]: f'{first}, …' for sha256, first in found.items()})}): part of their difference is "
+        f"Runs have SAM teachers of one recipe ({recipe}) that were fitted separately "
+        f"({joined({sha256[:8]: f'{first}, …' for sha256, first in found.items()})}): part of their difference is "
         "due to the teachers."
         for recipe, found in fitted.items()
         if len(found) > 1
@@ -65,7 +65,7 @@ def start_notes(runs: Sequence[RunData]) -> list[str]:
         for row, of in hashes.items():
             rows.setdefault(of["adapter"][:8], []).append(row)
         if len(rows) > 1 and not all(of.get("teacher") for of in hashes.values()):
-            given = listed({sha256: ", ".join(sorted(names)) for sha256, names in rows.items()})
+            given = joined({sha256: ", ".join(sorted(names)) for sha256, names in rows.items()})
             notes.append(
                 f"Runs of seed {seed} were given different adapters ({given}), from whose trunk students start: part "
                 "of the difference between these rows is due to the start."

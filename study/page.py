@@ -13,10 +13,10 @@ from samfed_monai.reports.compare import Table, comparison_table
 from samfed_monai.reports.compare_forms import (
     OVER,
     TITLE,
+    format_cell,
     headlines,
     piped,
     reading,
-    spell,
     to_markdown,
     verdicts,
 )
@@ -134,7 +134,7 @@ def in_short(sections: Iterable[Section]) -> list[str]:
             if group.hero is not None:
                 cells = [group.hero.cells.get(key) for key in ("dice", "worst", "unseen")]
                 cells += [group.dice_of(name) for name in references]
-                rows.append([section.title, f"`{group.hero.name}`", *(spell("dice", cell) for cell in cells)])
+                rows.append([section.title, f"`{group.hero.name}`", *(format_cell("dice", cell) for cell in cells)])
     if not rows:
         return []
     kept = [index for index in range(len(heads)) if any(row[index] != MISSING for row in rows)]

@@ -16,13 +16,13 @@ from scipy import ndimage
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, write_bytes, write_text
 from samfed_monai.core.run_log import round_folders
-from samfed_monai.core.words import counted
+from samfed_monai.core.text import counted
 from samfed_monai.data import DataList, load_records
 from samfed_monai.federation.run_folder import expected_dice
-from samfed_monai.inference.assessment import calibrated_on, kept
-from samfed_monai.inference.model import TrainedModel, filled_network
+from samfed_monai.inference.assessment import calibrated_on, measure
+from samfed_monai.inference.model import TrainedModel, trained_network
 from samfed_monai.metrics import segmentation_scores
-from samfed_monai.metrics.quality import Calibration, Chances, Mask, level_dice
+from samfed_monai.metrics.quality import Calibration, Mask, ProbabilityMap, level_dice
 from samfed_monai.networks.inferer import VIEWS
 
 TITLE = "How far a mask can be trusted"
@@ -43,7 +43,7 @@ Row = dict[str, Any]
 Line = Mapping[str, Any]
 
 
-def soft_dice(chances: Chances, mask: Mask) -> float:
+def soft_dice(chances: ProbabilityMap, mask: Mask) -> float:
     """Expected Dice for independently drawn pixels: ``2 sum(q m) / (sum(q) + sum(m))``.
 
     Args:
@@ -54,7 +54,7 @@ def soft_dice(chances: Chances, mask: Mask) -> float:
     return 2 * float(chances[mask].sum(dtype=np.float64)) / both if both else 1.0
 
 
-def nested_dice(chances: Chances) -> float:
+def nested_dice(chances: ProbabilityMap) -> float:
     """Dice between the areas with a probability above 0.75 and above 0.25; 1 if both are empty.
 
     ``chances`` as for :func:`soft_dice`.
@@ -69,7 +69,7 @@ def agreement(masks: Sequence[Mask]) -> float:
     return float(np.mean(pairs)) if pairs else 1.0
 
 
-def border_certainty(chances: Chances, mask: Mask) -> float:
+def border_certainty(chances: ProbabilityMap, mask: Mask) -> float:
     """1 minus the mean entropy in bits of pixels at the mask's border; 0 without a border (see :func:`soft_dice`)."""
     border = ndimage.binary_dilation(mask) ^ ndimage.binary_erosion(mask)
     chance = np.clip(chances[border], 1e-7, 1 - 1e-7)
@@ -121,7 +121,7 @@ def measured(
     given, listed = {"datalist": str(datalist), "data_root": str(data_root), "output_dir": "."}, DataList.load(datalist)
     ids, reads = {**given, **trained.ids("evaluate", {})}, {"network_def", "validate#preprocessing"}
     config = trained.config("evaluate", ids, asked=(), reads=reads)
-    network, preprocessing, rows = filled_network(config), config.value("validate#preprocessing"), list[Row]()
+    network, preprocessing, rows = trained_network(config), config.value("validate#preprocessing"), list[Row]()
     for site in sites or sorted(listed.sites):
         for record in load_records(listed, data_root, split=split, site=site, with_labels=True, limit=limit):
             item = preprocessing(dict(record))
@@ -185,13 +185,13 @@ def page(path: Path, record: Path, *, command: str) -> None:
         elif line["part"] != "validation":
             tested.setdefault(f"{line['collection']}, {line['part']}", []).append(line)
     figure = path.with_name(f"{path.stem}.png")
-    write_bytes(figure, reliability(tested, calibrations))
+    write_bytes(figure, reliability_plot(tested, calibrations))
     parts = [
         f"# {TITLE}",
         f"Made by `{command}`. It shows how well *expected Dice* and its *lower bound* agree with true Dice.",
         "Expected Dice is calibrated on validation images of the same sites, and tested on images that the calibration "
         "did not see. The lower bound should hold for nine masks in ten. Each seed is a separate run.",
-        "*Apart* is the mean distance between expected and true Dice. *Refitted* is that distance after a calibration "
+        "*Error* is the mean distance between expected and true Dice. *Refitted* is that distance after a calibration "
         "on the tested images themselves: the part of it that comes from the estimate, not from the calibration. *Of "
         "four views* is the true Dice with `--views 4`, which takes four times as long; all else is with one view.",
         _table(_expected_rows(tested, calibrations)),
@@ -232,7 +232,7 @@ _COLUMNS = {
     "dice": ("true Dice", ".3f"),
     "dice4": ("of four views", ".3f"),
     "expected_dice": ("expected", ".3f"),
-    "error": ("apart", ".3f"),
+    "error": ("error", ".3f"),
     "refitted_error": ("refitted", ".3f"),
     "above_bound": ("above bound", ".0%"),
     "spearman": ("Spearman", ".2f"),
@@ -245,8 +245,8 @@ _COLUMNS = {
 def _assessed(rows: Sequence[Row], calibration: Calibration) -> dict[str, Any]:
     """Accuracy of expected Dice, its error after a calibration on the same rows, and Dice with four views."""
     pairs = _pairs(rows)
-    refitted = kept(pairs, calibrated_on(pairs, "tested"))["error"]
-    return kept(pairs, calibration) | {"refitted_error": refitted, "dice4": fmean(row["dice4"] for row in rows)}
+    refitted = measure(pairs, calibrated_on(pairs, "tested"))["error"]
+    return measure(pairs, calibration) | {"refitted_error": refitted, "dice4": fmean(row["dice4"] for row in rows)}
 
 
 def _expected_rows(
@@ -271,7 +271,7 @@ def _estimator_rows(tested: Mapping[str, Sequence[Line]]) -> list[list[str]]:
     for images, lines in tested.items():
         cells = []
         for name in names:
-            found = [kept(_pairs(line["rows"], name), None) for line in lines]
+            found = [measure(_pairs(line["rows"], name), None) for line in lines]
             ranked, worst = (fmean(each[key] for each in found) for key in ("spearman", "worst_in_doubtful"))
             cells.append(f"{ranked:.2f}, {worst:.0%}")
         rows.append([images, ", ".join(str(line["seed"]) for line in lines), *cells])
@@ -295,7 +295,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
-def reliability(
+def reliability_plot(
     tested: Mapping[str, Sequence[Line]], calibrations: Mapping[tuple[str, Any], Callable[[float], tuple[float, float]]]
 ) -> bytes:
     """Draws the mean true Dice of ten groups of images over their mean expected Dice, as PNG."""

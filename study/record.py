@@ -53,9 +53,9 @@ def _runs_of(path: Path, text: str) -> list[RunData]:
             found = f"keys {sorted(content)}" if isinstance(content, dict) else type(content).__name__
             problems.add(where, found=found, expected="an object of two objects, `about` and `results`")
             continue
-        departures = validate_results(content["results"], where=where)
-        problems.extend(departures)
-        if not departures:
+        schema_problems = validate_results(content["results"], where=where)
+        problems.extend(schema_problems)
+        if not schema_problems:
             method = known.get(content["results"]["variant"])
             labels = {"own_labels": method is not None and method.kind == "labelled"}  # earlier runs do not record it
             run = RunData(Path(), {**labels, **content["results"]}, about=content["about"])

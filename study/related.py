@@ -13,7 +13,7 @@ from typing import Any
 
 from samfed_monai.config.variants import methods
 from samfed_monai.core.io import write_bytes, write_text
-from samfed_monai.core.words import counted
+from samfed_monai.core.text import counted
 from samfed_monai.metrics import pool
 from samfed_monai.reports.compare_forms import Block, block_markdown
 from samfed_monai.reports.rows import CEILING, FLOOR, Cell, place_of, title_of

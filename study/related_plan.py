@@ -11,7 +11,7 @@ from typing import Any
 from samfed_monai.config.variants import methods, variant_files
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json
-from samfed_monai.core.words import counted
+from samfed_monai.core.text import counted
 from samfed_monai.reports.rows import CEILING, FLOOR, place_of
 from samfed_monai.reports.run_data import RunData
 from study.ranks import Ranking, ranking

@@ -223,7 +223,7 @@ light-page: $(VENV)/.package
 	    $(call light-section,Polyps: without SAM from its own trunk,polyp,$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk) \
 	    $(call light-section,Polyps: a teacher of eight images,polyp,$(LIGHT_EIGHT),$(LIGHT_EIGHT_ROWS),-encoder-eight) \
 	    $(call light-section,Polyps: 0.7 M parameters from ImageNet,polyp,$(LIGHT_IMAGENET),$(LIGHT_IMAGENET_ROWS),-encoder-imagenet) \
-	    $(call light-section,Polyps: unlike networks,polyp,$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed) \
+	    $(call light-section,Polyps: mixed networks,polyp,$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed) \
 	    $(call light-section,Polyps: trained without Kvasir,polyp,$(LIGHT_NOW) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-frozen-unseen) \
 	    $(call light-section,Skin: trained without domain1,skin,$(LIGHT) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen) \
 	    $(LIGHT_CAVEATS) \
@@ -450,7 +450,7 @@ related-page: $(VENV)/.package
 
 define related-write
 	@$(BIN)/python -m study related $(PAGES)/related.md --records "$(RECORDS)" --seeds 0,1,2 \
-	    --title "The related systems on one footing" --command 'make related SAMFED_DATA=DATA' \
+	    --title "The related systems compared" --command 'make related SAMFED_DATA=DATA' \
 	    --part-command "polyp=samfed compare samfed_polyp $(RELATED_PLAN)" \
 	    --part-command "unseen=samfed compare samfed_polyp $(RELATED_PLAN) $(subst ",,$(RELATED_UNSEEN))" \
 	    --part-command "labelled=samfed compare samfed_polyp $(RELATED_PLAN)" \

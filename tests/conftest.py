@@ -133,7 +133,7 @@ def forget_outside() -> None:
     """Clears the caches of installed packages' entry points."""
     from samfed_monai.config import targets, variants
 
-    for cached in (targets.brought, variants.packaged_methods, variants.networks_elsewhere):
+    for cached in (targets.entry_points_of, variants.packaged_methods, variants.installed_networks):
         cached.cache_clear()
 
 

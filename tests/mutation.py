@@ -153,11 +153,7 @@ def changes_of(path: Path) -> Iterator[Change]:
 
 
 class Reached:
-    """Tests by the lines that they reach.
-
-    Args:
-        coverage: coverage file of the suite, with a context for each test.
-    """
+    """Tests by the lines that they reach, from a coverage file of the suite with a context for each test."""
 
     def __init__(self, coverage: Path) -> None:
         data = CoverageData(str(coverage))

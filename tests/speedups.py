@@ -59,11 +59,11 @@ def small_networks(small: bool) -> None:
         return
     from monai.networks.nets import BasicUNet
 
-    from samfed_monai.networks.catalogue import CLIENT_NETWORKS, require_intake
+    from samfed_monai.networks.catalogue import CLIENT_NETWORKS, limit_inputs
 
     def other(in_channels: int, out_channels: int) -> Any:
         network = BasicUNet(2, in_channels, out_channels, features=(12, 12, 12, 12, 12, 12), norm="batch")
-        return require_intake(network, multiple=32)
+        return limit_inputs(network, multiple=32)
 
     networks = CLIENT_NETWORKS._entries
     if small:

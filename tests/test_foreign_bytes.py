@@ -28,7 +28,7 @@ from samfed_monai.federation import RoundStore, RunFolder
 from samfed_monai.federation.progress import scalars_of
 from samfed_monai.federation.run_folder import best_round, calibration_of, skipped
 from samfed_monai.protocol import Kind, Message, MessageRefused, from_bytes, to_bytes
-from samfed_monai.protocol.guard import Counts
+from samfed_monai.protocol.guard import ImageCounts
 from samfed_monai.reports.run_data import results_so_far
 from tests.config.conftest import TRAIN
 from tests.federation.test_progress import record
@@ -187,7 +187,7 @@ def test_damaged_round_is_read_or_stops(folder: Path, random: Random) -> None:
     def resume() -> None:
         records = store.records(1)
         RunFolder(folder).write_table(records)
-        Counts({}).remember(records)
+        ImageCounts({}).remember(records)
         assert [best_round(records), skipped(records), calibration_of(records[1]), scalars_of(records[1])]
 
     for read in (resume, lambda: results_so_far(folder), lambda: store.weights(1), store.latest):

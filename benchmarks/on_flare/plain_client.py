@@ -19,7 +19,7 @@ from typing import Any
 from samfed_monai.config import find_bundle
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.config.variants import variant_files
-from samfed_monai.core.own_process import set_up_process
+from samfed_monai.core.process_setup import set_up_process
 from samfed_monai.flare.site_file import SiteFile, read_site_file
 
 

@@ -120,7 +120,7 @@ def target_of_run(
     from samfed_monai.config.parse import reached
     from samfed_monai.core.model_file import network_overrides, settings_of
     from samfed_monai.data import DataList, load_records
-    from samfed_monai.data.classes import several
+    from samfed_monai.data.classes import is_multiclass
     from samfed_monai.data.partitions import subset
     from samfed_monai.federation.run_models import RunModels
     from samfed_monai.federation.workflow import client_config
@@ -135,7 +135,7 @@ def target_of_run(
     hint = "; ".join(f"give --{name.replace('_', '-')}" for name in missing)
     require([Problem(str(folder), f"no {name}", "one", hint) for name in missing])
     listed, root = DataList.load(str(given["datalist"])), str(given["data_root"])
-    if several(listed.classes):
+    if is_multiclass(listed.classes):
         found, expected = f"a run of the classes {listed.classes}", "a run of binary masks"
         raise refused(str(folder), found=found, expected=expected, hint="attacks support only one class")
     ids = {**settings_of(models.server), **network_overrides(models.server)}

@@ -17,7 +17,7 @@ from monai.transforms import RandomizableTrait, Transform
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import sha256_file
 from samfed_monai.core.validators import require, whole
-from samfed_monai.data.classes import other_classes
+from samfed_monai.data.classes import class_mismatch
 from samfed_monai.data.datalist import SERVER_NAMES, DataList
 from samfed_monai.data.partitions import subset
 from samfed_monai.data.records import load_records, split_public
@@ -93,7 +93,7 @@ class SiteImages:
     @cached_property
     def _other_classes(self) -> list[Problem]:
         listed = DataList.load(self.datalist)
-        return other_classes(listed.classes, self.classes, f"{Path(self.datalist).name} -> classes")
+        return class_mismatch(listed.classes, self.classes, f"{Path(self.datalist).name} -> classes")
 
 
 class _SharedItems(list[Any]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ignite.engine import Events
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.own_process import best_device as best_device
+from samfed_monai.core.process_setup import best_device as best_device
 from samfed_monai.core.validators import in_range
 from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.model_loader import BestWeightsSaver

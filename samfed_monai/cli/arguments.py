@@ -111,7 +111,7 @@ def options_help(file: str, *, without: Collection[str] = ()) -> str:
         file: ``federate.json``, ``train.json``, …
         without: options that are listed already, ``--rounds``, ``--output-dir``, …
     """
-    from samfed_monai.config.options import FEDERATION_ALONE, option_tables, shipped
+    from samfed_monai.config.options import FEDERATION_ONLY, option_tables, shipped
     from samfed_monai.config.parse import split_id
 
     listed = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
@@ -120,7 +120,7 @@ def options_help(file: str, *, without: Collection[str] = ()) -> str:
     for name, about in [option for table in tables if table != "paths" for option in tables[table].items()]:
         if {f"--{name}", f"--{name.replace('_', '-')}"} & {*without} or "description" not in about:
             continue
-        if file == "teacher.json" and split_id(name)[0] in FEDERATION_ALONE:
+        if file == "teacher.json" and split_id(name)[0] in FEDERATION_ONLY:
             continue
         values = {json.dumps(content.get(name)) for content in contents}
         default = f" [{values.pop()}]" if len(values) == 1 else ""

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Checks the bundle and the data, and prints what was checked."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.check import check_bundle, workflows_of
-    from samfed_monai.config.ids import Unread
+    from samfed_monai.config.ids import UnreadOption
     from samfed_monai.config.options import groups_of
     from samfed_monai.config.parse import SITES, BundleConfig
     from samfed_monai.config.strict import inventory, strict_bundle_problems, strict_problems
@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> None:
     for variant in variants:
         variant_overrides = overrides if arguments.workflow == "train" else None
         found = check_bundle(root, "train", variant=variant, overrides=variant_overrides, ready=False)
-        problems.extend(each for each in found if variant == only or not isinstance(each, Unread))  # another reads it
+        # another variant may read the option
+        problems.extend(each for each in found if variant == only or not isinstance(each, UnreadOption))
     listed, ignored, notes = None, list[Problem](), list[str]()
     with problems.collected():
         if (arguments.datalist is None) != (arguments.data_root is None):

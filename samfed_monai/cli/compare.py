@@ -18,9 +18,9 @@ from typing import Any
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
 from samfed_monai.config.overrides import overrides_of, samfed_value
 from samfed_monai.core.errors import Problem, Problems
-from samfed_monai.core.own_process import usable_cores
+from samfed_monai.core.process_setup import usable_cores
 from samfed_monai.core.validators import require
-from samfed_monai.federation.run_many import PER_COMPARISON, NamedRow, all_rows, read_rows
+from samfed_monai.federation.comparison_runs import PER_COMPARISON, NamedRow, all_rows, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
     from samfed_monai.config.parse import SITES, BundleConfig
     from samfed_monai.data import DataList
     from samfed_monai.data.checks import leaks
+    from samfed_monai.federation.comparison_runs import Run, run_all
     from samfed_monai.federation.job import check_job
     from samfed_monai.federation.preparation import check_data
-    from samfed_monai.federation.run_many import Run, run_all
     from samfed_monai.reports.compare import comparison_table
     from samfed_monai.reports.compare_forms import TITLE, to_text, write_comparison
 
@@ -75,8 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
         problems.add("--variants", found="neither --variants nor --rows", expected="rows to compare")
     rows = all_rows(variants, rows, problems)
     seeds = _names(arguments.seeds, "--seeds", problems)
-    expected = "whole numbers, separated by commas"
-    problems.unless(all(map(str.isdecimal, seeds)), "--seeds", arguments.seeds, expected)
+    problems.unless(all(map(str.isdecimal, seeds)), "--seeds", arguments.seeds, "whole numbers, separated by commas")
     problems.unless(arguments.jobs >= 1, "--jobs", arguments.jobs, "1 or more")
     paths = {"datalist": str(absolute(arguments.datalist)), "data_root": str(absolute(arguments.data_root))}
     found, unread = _problems(root, rows, {**paths, **overrides})
@@ -133,7 +132,7 @@ def _problems(
         The problems, and, by row, options of the command line that only other rows read.
     """
     from samfed_monai.config.check import check_bundle
-    from samfed_monai.config.ids import Unread
+    from samfed_monai.config.ids import UnreadOption
 
     found, lacking = defaultdict[Problem, list[str]](list), defaultdict[str, set[str]](set)
     overrides_by_row = {row.name: row.overrides for row in rows}
@@ -141,7 +140,7 @@ def _problems(
         row_overrides = {**overrides, "variant": row.variant, **row.overrides}
         for problem in check_bundle(root, "federate", overrides=row_overrides):
             found[problem].append(row.name)
-    options = {each: each.where.rpartition(" -> ")[2] for each in found if isinstance(each, Unread)}
+    options = {each: each.where.rpartition(" -> ")[2] for each in found if isinstance(each, UnreadOption)}
     for problem, option in options.items():
         lacking[option] |= {name for name in found[problem] if option not in overrides_by_row[name]}
     partly = {option: names for option, names in lacking.items() if option in overrides and len(names) < len(rows)}

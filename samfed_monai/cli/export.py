@@ -13,13 +13,13 @@ from samfed_monai.cli.infer import images_of
 from samfed_monai.config.bundles import bundle_of_command, is_bundle, packaged_bundles
 from samfed_monai.config.options import shipped
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.config.own_images import shown
-from samfed_monai.config.parse import MISSING, join_id, led, walk
+from samfed_monai.config.own_images import short_repr
+from samfed_monai.config.parse import MISSING, join_id, resolve, walk
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import absent
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.core.validators import require
-from samfed_monai.data.classes import several
+from samfed_monai.data.classes import is_multiclass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,12 +65,12 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the file or folder; prints the table of its costs, and its name."""
-    from samfed_monai.config.targets import brought
+    from samfed_monai.config.targets import entry_points_of
     from samfed_monai.inference.export import FORMATS, export_network, export_problems, table_of
-    from samfed_monai.inference.model import Kind, filled_network
+    from samfed_monai.inference.model import Kind, trained_network
 
     model, to = model_of(arguments.model, arguments.bundle), arguments.to
-    exporter = None if to in FORMATS else brought("exporters").named(to, tuple(FORMATS), "--to")
+    exporter = None if to in FORMATS else entry_points_of("exporters").named(to, tuple(FORMATS), "--to")
     stem = model.path.name if model.kind is Kind.RUN else model.path.stem
     output = Path(arguments.output or f"{stem}{f'.{to}' if exporter else FORMATS[to][0]}").expanduser()
     if model.kind is Kind.ADAPTER:
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
         ids = model.ids("inference", overrides, arguments.site)
         config = model.config("inference", ids, asked=overrides, reads=_READ, ready=False)
         require(around_problems(config.parser().get()))
-        network = filled_network(config)
+        network = trained_network(config)
     images = _load_images(config, arguments.images) if arguments.images else _render_images(config, model.bundle)
     classes = config.optional("classes")
     rows = export_network(
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
         bundle=model.bundle,
         shipped=(model.bundle / "models") in model.path.parents,
         threshold=config.value("threshold"),
-        classes=classes if several(classes) else (),
+        classes=classes if is_multiclass(classes) else (),
         quality=model.quality,
         exporter=exporter,
     )
@@ -132,12 +132,12 @@ def around_problems(content: Mapping[str, Any]) -> Iterator[Problem]:
     hint = f"undo the change, or export with --bundle {_DEFAULT_BUNDLE} and apply this step where the network runs"
     for section in _OTHER_STEPS:
         ours, theirs = (
-            {place: led(each, part) for place, part in walk(each.get(section, {})) if not isinstance(part, dict | list)}
+            {id: resolve(each, part) for id, part in walk(each.get(section, {})) if not isinstance(part, dict | list)}
             for each in (content, packaged)
         )
         differs = (place for place in {**ours, **theirs} if ours.get(place, MISSING) != theirs.get(place, MISSING))
         if (place := next(differs, None)) is not None:
-            found, expected = (shown(each[place]) if place in each else "nothing" for each in (ours, theirs))
+            found, expected = (short_repr(each[place]) if place in each else "nothing" for each in (ours, theirs))
             where = f"inference.json -> {join_id((section, *place))}"
             yield Problem(where, found, f"{expected}, as in the packaged bundles", hint)
 

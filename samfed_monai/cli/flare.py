@@ -142,7 +142,7 @@ def _run_locally(arguments: argparse.Namespace) -> None:
 
 
 def _submit(arguments: argparse.Namespace) -> None:
-    from samfed_monai.flare.job import export_plan, exported_again, planned
+    from samfed_monai.flare.job import export_again, export_plan, planned
     from samfed_monai.flare.session import open_session, submit_job, wait_for_sites
 
     overrides = overrides_from(arguments)
@@ -153,7 +153,7 @@ def _submit(arguments: argparse.Namespace) -> None:
             given = sorted(overrides.keys() - {"output_dir"}) + ["run-name"] * bool(arguments.run_name)
             found, hint = f"it with the job {arguments.bundle}", "export the job with this option, or submit the bundle"
             require(Problem(f"--{name}", found, "no such option: the job sets it", hint) for name in given)
-            job, plan = exported_again(arguments.bundle, folder)
+            job, plan = export_again(arguments.bundle, folder)
         else:
             plan = planned(arguments.bundle, overrides, here=False).plan
             name = _run_name(arguments, plan)

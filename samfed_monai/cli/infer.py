@@ -13,7 +13,7 @@ from samfed_monai.cli.arguments import absolute, add_bundle, add_model, add_othe
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.model_file import any_image_size
-from samfed_monai.core.words import counted, printable
+from samfed_monai.core.text import counted, printable
 
 logger = logging.getLogger(__name__)
 

@@ -29,9 +29,9 @@ from samfed_monai.core.errors import (
     name_problems,
     reported,
 )
-from samfed_monai.core.own_process import set_up_process
-from samfed_monai.core.run_log import is_news
-from samfed_monai.federation.signals import ASKED, Termination
+from samfed_monai.core.process_setup import set_up_process
+from samfed_monai.core.run_log import is_first
+from samfed_monai.federation.signals import RECEIVED_SIGTERM, Termination
 
 DESCRIPTION = """\
 Sites that hold only unlabelled images train a small segmentation network together, guided by SAM.
@@ -60,10 +60,7 @@ BESIDE = {"weights": "teach", "init": "new", "app": "infer", "model": "export"}
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
     parser = CommandParser(
-        prog="samfed",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="samfed", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"samfed {__version__}")
     subparsers: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -84,12 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:  # in its own process, which has not imported torch yet
         set_up_process()
+        argv = sys.argv[1:]
     parser = build_parser()
     arguments = argparse.Namespace()
     try:
-        _parse(parser, argv, arguments)
+        _parse(parser, argv or ["--help"], arguments)
         _show_records()
-        _refuse_unnameable(sys.argv[1:] if argv is None else argv)
+        _refuse_unnameable(argv)
         with Termination(), _device(getattr(arguments, "device", None)):
             arguments.run(arguments)
         sys.stdout.flush()
@@ -99,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SamFedError, KeyboardInterrupt) as error:
         return reported(error)
     except Terminated:
-        return reported(Stopped(f"{ASKED}; {getattr(arguments, 'kept', 'completed work is kept')}", AGAIN))
+        return reported(Stopped(f"{RECEIVED_SIGTERM}; {getattr(arguments, 'kept', 'completed work is kept')}", AGAIN))
     except Exception as error:
         from samfed_monai.config.workflow import unwrap
 
@@ -156,7 +154,7 @@ def _device(name: str | None) -> Iterator[None]:
     if not name:
         yield
         return
-    from samfed_monai.core.own_process import DEVICE, best_device
+    from samfed_monai.core.process_setup import DEVICE, best_device
 
     previous = os.environ.get(DEVICE)
     os.environ[DEVICE] = name
@@ -187,5 +185,5 @@ def _show_records() -> None:
         logger.propagate = False
     logger.setLevel(logging.INFO)
     if logging.lastResort is not None:  # shows warnings of other libraries
-        logging.lastResort.addFilter(is_news)
+        logging.lastResort.addFilter(is_first)
     logging.getLogger("samfed_monai.audit").propagate = False  # one line per message, as in the site's audit.jsonl

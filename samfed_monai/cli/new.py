@@ -97,7 +97,7 @@ def _template_variables(kind: str, name: str) -> dict[str, str]:
 
 def _check_name(kind: str, name: str, package: str, target: Path) -> None:
     """Refuses a name that Python, pip or bundles do not allow, or that is taken."""
-    from samfed_monai.config.targets import brought
+    from samfed_monai.config.targets import entry_points_of
     from samfed_monai.config.variants import known_variants
     from samfed_monai.networks import CLIENT_NETWORKS
 
@@ -110,7 +110,7 @@ def _check_name(kind: str, name: str, package: str, target: Path) -> None:
         hint = f"type samfed new {kind} {proposal}" if is_valid else f"for instance samfed new {kind} my_{kind}"
         problems.add("NAME", found=repr(name), expected=expected, hint=hint)
     problems.refuse_if_any()
-    entry_points = brought(f"{kind}s")
+    entry_points = entry_points_of(f"{kind}s")
     builtin = known_variants() if kind == "method" else CLIENT_NETWORKS if kind == "network" else ()
     taken = name in {*builtin, *entry_points.points, *entry_points.broken}
     if taken or importlib.util.find_spec(package) is not None:

@@ -11,7 +11,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from samfed_monai.core.words import counted, normal
+from samfed_monai.core.text import counted, normal
 
 if TYPE_CHECKING:
     from samfed_monai.data.datalist import DataList
@@ -33,9 +33,9 @@ def run_source(arguments: argparse.Namespace) -> None:
         if name in given:
             given[name] = _values_by_name(given[name], option)
     if arguments.source == "source":
-        from samfed_monai.config.targets import brought
+        from samfed_monai.config.targets import entry_points_of
 
-        given["find"] = brought("sources").named(arguments.name_of_source, (), "source")
+        given["find"] = entry_points_of("sources").named(arguments.name_of_source, (), "source")
     options = prepare.Options(**_kwargs(prepare.Options, given))
     make = getattr(prepare, f"prepare_{arguments.source}")
     _print_summary(make(options=options, **_kwargs(make, given)), given)

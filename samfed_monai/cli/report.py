@@ -67,7 +67,7 @@ def watch(report: Report, seconds: float = 2.0) -> None:
         Refused: there is no such folder.
     """
     from samfed_monai.core.run_log import round_folders
-    from samfed_monai.core.words import counted
+    from samfed_monai.core.text import counted
 
     folder, written = report.run_folder, 0
     if not folder.is_dir():

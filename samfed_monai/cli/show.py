@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from samfed_monai.cli.arguments import add_bundle, take_overrides
 from samfed_monai.config.overrides import normal_ids, overrides_of
 from samfed_monai.core.errors import Problems, refused
-from samfed_monai.core.words import aligned, clipped
+from samfed_monai.core.text import aligned, clipped
 
 if TYPE_CHECKING:
     from samfed_monai.config.parse import BundleConfig
@@ -42,7 +42,7 @@ def add_show_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes a table, or a JSON object."""
     from samfed_monai.config.bundles import find_bundle
-    from samfed_monai.config.ids import lost
+    from samfed_monai.config.ids import unknown_hint
     from samfed_monai.config.parse import split_id
 
     root = find_bundle(arguments.bundle)
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
         parts = split_id(arguments.id)
         chosen = [entry for entry in entries if entry.parts[: len(parts)] == parts]
         if not chosen:
-            hint = lost(config.content, parts, None) or "no file sets it; the component's default applies"
+            hint = unknown_hint(config.content, parts, None) or "no file sets it; the component's default applies"
             raise refused("--id", found=repr(arguments.id), expected="an id of this workflow", hint=hint)
     if arguments.json:
         content = {"#".join(entry.parts): entry.to_json() for entry in chosen}
@@ -127,7 +127,7 @@ def configuration(bundle_root: Path, workflow: str, variant: str | None, overrid
         raise refused("--variant", found=found, expected=expected, hint="leave it out")
     problems = Problems()
     for each in [config, *(group_configs(config, bundle_root) if config.federates else ())]:
-        problems.extend(each.problems or check_override_ids(each, at_once=True))
+        problems.extend(each.problems or check_override_ids(each, lazy=True))
     problems.refuse_if_any()
     return config
 
@@ -140,12 +140,12 @@ def _sources(config: BundleConfig) -> list[str]:
 
 def shown(config: BundleConfig) -> Iterator[Shown]:
     """Yields every id with a plain value, a list of these, or an empty value; top-level notes are left out."""
-    from samfed_monai.config.ids import is_read, runs_of
+    from samfed_monai.config.ids import is_read, read_contents
     from samfed_monai.config.options import GROUPS, all_options, is_plain
     from samfed_monai.config.parse import MISSING, follow, is_note, lookup, walk
 
     content = {name: value for name, value in config.content.items() if not is_note(name)}
-    runs = runs_of(config) if "run" in content else [content]
+    runs = read_contents(config) if "run" in content else [content]
     options, sources = all_options(config), _sources(config)
     for parts, value in walk(content):
         in_list = parts[:-1] and is_plain(lookup(content, parts[:-1]))  # the list is shown as a whole
@@ -154,7 +154,7 @@ def shown(config: BundleConfig) -> Iterator[Shown]:
         values = _history(config, parts)
         read = is_read(runs, parts[:1] if config.federates and parts[0] in GROUPS else parts)
         option = "#".join(parts) in options and (read or not config.federates)
-        on_top = (parts[0] in GROUPS and len(parts) > 1) or values[0][0] not in config.own
+        on_top = (parts[0] in GROUPS and len(parts) > 1) or values[0][0] not in config.own_layers
         _, target = follow(config.content, parts, value)
         leads_to = [target] if target is not value and target is not MISSING and is_plain(target) else []
         yield Shown(parts, [(sources[layer], old) for layer, old in values], leads_to, option or on_top, read)
@@ -172,6 +172,6 @@ def _history(config: BundleConfig, parts: tuple[str, ...]) -> list[tuple[int, An
         value = lookup(config.below(index + 1), parts)
         if value is MISSING:
             values.clear()
-        elif config.says(index, parts):
+        elif config.sets_id(index, parts):
             values.insert(0, (index, value))
     return values

@@ -34,14 +34,14 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Prints all variants, or one with its file, or the path of a variant's file."""
     from samfed_monai.config.bundles import find_bundle, packaged_bundles
-    from samfed_monai.config.targets import brought
-    from samfed_monai.config.variants import FEDAVG, declared, find_variant, known_variants, variant_files
+    from samfed_monai.config.targets import entry_points_of
+    from samfed_monai.config.variants import FEDAVG, find_variant, known_variants, resolved_method, variant_files
 
     if arguments.bundle in (FEDAVG, *known_variants()) and not Path(arguments.bundle).is_dir():
         if arguments.path:
             raise refused("--path", f"the variant {arguments.bundle}", "a bundle, or nothing", "leave out --path")
         text = find_variant(None, arguments.bundle).read_text(encoding="utf-8")
-        sys.stdout.write(_described(declared(None, arguments.bundle), len(arguments.bundle) + 2) + "\n" + text)
+        sys.stdout.write(_described(resolved_method(None, arguments.bundle), len(arguments.bundle) + 2) + "\n" + text)
         return
     given = Path(arguments.bundle or ".")
     if arguments.bundle and not given.exists() and len(given.parts) == 1 and arguments.bundle not in packaged_bundles():
@@ -55,8 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
     names = known_variants(root)
     width = max(map(len, names)) + 2
     for name in names:
-        sys.stdout.write(_described(declared(root, name), width))
-    for name, problem in brought("methods").broken.items():
+        sys.stdout.write(_described(resolved_method(root, name), width))
+    for name, problem in entry_points_of("methods").broken.items():
         sys.stderr.write(f"{name} cannot be used: {problem}\n")
 
 

@@ -37,9 +37,9 @@ from samfed_monai.config.parse import (
 )
 from samfed_monai.config.targets import COMPONENT_KEYS, Schema, component_schema, like, not_installed, resolve_target
 from samfed_monai.config.variants import find_variant, methods, read_method
-from samfed_monai.core.errors import Problem, Problems, Refused, closest, failure_of
+from samfed_monai.core.errors import Problem, Problems, Refused, closest, error_text
 from samfed_monai.core.io import read_json, sha256_file
-from samfed_monai.core.validators import departures
+from samfed_monai.core.validators import schema_problems
 
 WEIGHT_OPTIONS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
 """Options with the path of a weights file or null; ``<option>_sha256``, if present and not null, is the file's hash.
@@ -113,10 +113,9 @@ def check_imports(config: BundleConfig, *, ready: bool) -> Iterator[Problem]:
                 imported = importlib.import_module(module)
                 found = f"{module}, which has no {name!r}" if name and not hasattr(imported, name) else ""
             except Exception as error:  # of another package: its import may raise anything
-                found = f"{module}, which fails with {failure_of(error)}"
+                found = f"{module}, which fails with {error_text(error)}"
             if found:
-                hint = "correct it: MONAI would skip this import"
-                yield Problem(place, found, "a module that can be imported", hint)
+                yield Problem(place, found, "a module that can be imported", "correct it: MONAI would skip this import")
 
 
 def _option_path(content: Mapping[str, Any], name: str) -> Path | None:
@@ -126,10 +125,10 @@ def _option_path(content: Mapping[str, Any], name: str) -> Path | None:
         return None
     if name != "encoder_weights":
         return Path(value).expanduser()
-    from samfed_monai.networks import find_checkpoint, named, starts_from
+    from samfed_monai.networks import find_checkpoint, known_weights, starts_from
 
     source = str(starts_from(str(content.get("network_name")), str(Path(value).expanduser())) or "")
-    return find_checkpoint(source) if named(source) else Path(source) if source else None
+    return find_checkpoint(source) if known_weights(source) else Path(source) if source else None
 
 
 def _hash_problems(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
@@ -171,10 +170,10 @@ def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: 
         variant: name of the variant; ``None`` for none.
         place: place of the variant's name, for the message.
     """
-    from samfed_monai.data.classes import several
+    from samfed_monai.data.classes import is_multiclass
 
     classes = config.content.get("classes")
-    if variant is None or not (isinstance(classes, list) and several(classes)):  # another type is refused as such
+    if variant is None or not (isinstance(classes, list) and is_multiclass(classes)):  # another type is refused as such
         return
     if (method := read_method(find_variant(bundle_root, variant))).classes != "several":
         suitable = sorted(method.name for method in methods().values() if method.classes == "several")
@@ -308,7 +307,7 @@ def group_configs(config: BundleConfig, bundle_root: Path) -> list[BundleConfig]
 def _misplaced_values(config: BundleConfig) -> Iterator[Problem]:
     """Sites whose choices are not an object; values in ``job#train``, which the job takes from top-level ids."""
     place, hint = ("job", "train"), "set the ids of train.json at the top level: learning_rate, not job#train"
-    for layer in (each for each in range(len(config.layers)) if config.says(each, place, whole=True)):
+    for layer in (each for each in range(len(config.layers)) if config.sets_id(each, place, whole=True)):
         yield Problem(config.place(layer, place), "training values", "none: the ids of train.json set them", hint)
     sites = config.content.get(SITES)
     for site, choices in sites.items() if isinstance(sites, dict) else ():
@@ -383,7 +382,7 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
     for place, default in _replaced_values(config):
         schemas.setdefault(place, [like(default)])
         values[place] = lookup(config.content, place)
-    for file, _ in (config.layers[index] for index in config.own):
+    for file, _ in (config.layers[index] for index in config.own_layers):
         for name, keywords in options_in(file).items():
             value = _without_code(lookup(config.content, split_id(name)))
             if value is not None and value is not MISSING:
@@ -393,7 +392,7 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
         schemas.get((name, "dataset", "split"), []).append({"enum": list(splits)})
     given = {join_id(place): value for place, value in values.items() if not (value is MISSING or is_code(value))}
     merged: Schema = {join_id(place): {"allOf": each} for place, each in schemas.items()}
-    for problem in departures(given, {"properties": merged}, ""):
+    for problem in schema_problems(given, {"properties": merged}, ""):
         yield replace(problem, where=config.where(split_id(problem.where.removeprefix(" -> "))))
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from samfed_monai.config.options import (
-    FEDERATION_ALONE,
+    FEDERATION_ONLY,
     FITTED_BY,
     GROUPS,
     JOB_IDS,
@@ -38,10 +38,10 @@ from samfed_monai.config.parse import (
     children,
     is_note,
     join_id,
-    led,
     lookup,
     reached,
     references,
+    resolve,
     split_id,
     walk,
 )
@@ -49,7 +49,7 @@ from samfed_monai.config.targets import CATALOGUE, COMPONENT_KEYS, parameters_of
 from samfed_monai.config.variants import packaged_methods
 from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean
 from samfed_monai.core.io import read_json
-from samfed_monai.core.words import clipped
+from samfed_monai.core.text import clipped
 
 _CODE = ("$", "%")
 _MOST_NAMES = 12  # listed in a message without a better hint
@@ -76,19 +76,19 @@ def check_code(config: BundleConfig) -> Iterator[Problem]:
                     yield Problem(config.place(index, parts), repr(value), "a plain value", hint)
 
 
-def check_override_ids(config: BundleConfig, *, at_once: bool = False) -> Iterator[Problem]:
+def check_override_ids(config: BundleConfig, *, lazy: bool = False) -> Iterator[Problem]:
     """Ids of a variant or the command line that no lower layer defines (MONAI would ignore them).
 
     Args:
         config: the layers.
-        at_once: imports no components to check arguments that a file sets and no lower layer has; these are accepted.
+        lazy: imports no components to check arguments that a file sets and no lower layer has; these are accepted.
     """
     for index, (layer, pairs) in enumerate(config.layers):
-        below, without_imports = config.below(index), at_once and not config.is_given(index)
+        below, accept_new = config.below(index), lazy and not config.is_given(index)
         for key, value in pairs.items():
             parts = split_id(key)
             # a workflow's files define their ids, and MONAI ignores notes
-            if index == 0 or (index in config.own and len(parts) == 1) or is_note(parts[0]):
+            if index == 0 or (index in config.own_layers and len(parts) == 1) or is_note(parts[0]):
                 continue
             if config.federates and len(parts) > 1 and parts[0] in GROUPS and layer == COMMAND_LINE:
                 continue  # ids of another workflow, which are checked there
@@ -97,9 +97,9 @@ def check_override_ids(config: BundleConfig, *, at_once: bool = False) -> Iterat
             parent, target = lookup(below, parts[:-1]), pairs.get(join_id([*parts[:-1], "_target_"]))
             if isinstance(target, str) and isinstance(parent, dict) and "_target_" in parent:
                 parent = {**parent, "_target_": target}  # the layer replaces the component
-                if lost(parent, parts[-1:], value, at_once=without_imports) is None:
+                if unknown_hint(parent, parts[-1:], value, lazy=accept_new) is None:
                     continue
-            hint = lost(below, parts, value, at_once=without_imports)
+            hint = unknown_hint(below, parts, value, lazy=accept_new)
             if hint is not None:
                 hint = _variants_hint(parts[0]) or files_hint(parts, config) or _teacher_hint(config, parts) or hint
                 if parts[0] not in below and len(parts) > 1 and lookup(below, parts[1:]) is not MISSING:
@@ -123,7 +123,7 @@ def _variants_hint(name: str) -> str:
 
 def files_hint(parts: Sequence[str], config: BundleConfig) -> str:
     """Returns a hint with the files that an id belongs to; empty if this workflow or no packaged file has it."""
-    own = {config.layers[index][0] for index in config.own}
+    own = {config.layers[index][0] for index in config.own_layers}
     matching = [
         files[-1]
         for files in WORKFLOWS.values()
@@ -143,14 +143,14 @@ def _teacher_hint(config: BundleConfig, parts: Sequence[str]) -> str:
     return f"did you mean '{TEACHER}#{meant}'?" if meant in others else ""
 
 
-def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, at_once: bool = False) -> str | None:
+def unknown_hint(below: dict[str, Any], parts: Sequence[str], value: Any, *, lazy: bool = False) -> str | None:
     """Returns a hint for an id that does not exist, or ``None`` if it exists or may be added.
 
     Args:
         below: a merged configuration.
         parts: the id.
         value: the value to set.
-        at_once: accepts new arguments of components without importing these.
+        lazy: accepts new arguments of components without importing these.
     """
     for depth, part in enumerate(parts):
         parent = lookup(below, parts[:depth])
@@ -161,7 +161,7 @@ def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, at_once: bo
             if "_target_" in parent:
                 try:
                     target = parent["_target_"]
-                    parameters, accepts_any = ({}, True) if at_once else parameters_of(resolve_target(target, ""))
+                    parameters, accepts_any = ({}, True) if lazy else parameters_of(resolve_target(target, ""))
                 except Refused:  # reported by the check of components
                     return None
                 if accepts_any or part in {*parameters, *COMPONENT_KEYS}:
@@ -195,8 +195,8 @@ def check_reading(config: BundleConfig) -> Iterator[Problem]:
         if lookup(config.content, target) is MISSING:
             missing_ids.setdefault(target, place)
     missing = {target[0] for target in missing_ids if target[0] not in config.content}
-    suggestions, runs = set[tuple[str | None, ...]](), runs_of(config)
-    for index in config.own if config.group[:1] != (SITES,) else []:  # a site's are checked with the federation
+    suggestions, runs = set[tuple[str | None, ...]](), read_contents(config)
+    for index in config.own_layers if config.group[:1] != (SITES,) else []:  # a site's are checked with the federation
         file, pairs = config.layers[index]
         for name, value in pairs.items():
             hint, suggestion = _unread_key(config, index, name, value, runs, read, missing)
@@ -210,7 +210,8 @@ def check_reading(config: BundleConfig) -> Iterator[Problem]:
     for target, place in missing_ids.items():
         if not suggestions.isdisjoint((target[:1], target[:2])):
             continue
-        guess = lost(config.content, target, None) if len(target) > 1 else did_you_mean(target[0], config.content)
+        content = config.content
+        guess = unknown_hint(content, target, None) if len(target) > 1 else did_you_mean(target[0], content)
         files = [file for file, _ in config.layers if target[0] in missing and target[0] in shipped_plain(file)]
         hint = f"add {target[0]} to {files[0]}" if files else guess or ""
         expected = "a reference to an id of this workflow"
@@ -274,7 +275,7 @@ SERVER_IDS = frozenset(
 """Top-level ids of ``train.json`` that apply to a whole federation, never to a single site."""
 
 
-_MASK_IDS = frozenset({"size", "views", "bf16", *FEDERATION_ALONE})
+_MASK_IDS = frozenset({"size", "views", "bf16", *FEDERATION_ONLY})
 """Top-level ids of ``teacher.json`` that are used when a trained model predicts the masks."""
 
 
@@ -282,11 +283,11 @@ class UnknownId(Problem):
     """An id that no lower layer defines."""
 
 
-class Unread(Problem):
+class UnreadOption(Problem):
     """An option that a run does not read; other runs of the same command may read it."""
 
 
-def runs_of(config: BundleConfig, reads: Set[str] = MONAI_IDS, *, teacher: bool = True) -> list[dict[str, Any]]:
+def read_contents(config: BundleConfig, reads: Set[str] = MONAI_IDS, *, teacher: bool = True) -> list[dict[str, Any]]:
     """Returns the parts of a workflow that are read: by MONAI or a command, and by a federation from its groups.
 
     Args:
@@ -341,7 +342,7 @@ def unread(
     """
     if not any(split_id(name)[0] in config.federation.content for name in reads):
         return
-    runs, top = runs_of(config, reads, teacher=teacher), len(config.layers) - 1
+    runs, top = read_contents(config, reads, teacher=teacher), len(config.layers) - 1
     federation, federates = config.federation.used, config.federation.federates
     reader = f"a run of the variant {federation.get('variant')!r}" if federates else "this command"
     for key, value in config.layers[top][1].items():
@@ -358,7 +359,7 @@ def unread(
         if federates and not config.group:
             expected, hint = _replaced_option(federation, join_id(parts), value, teacher) or (expected, hint)
         if hint:
-            yield Unread(config.place(top, parts), clipped(repr(value)), expected, hint)
+            yield UnreadOption(config.place(top, parts), clipped(repr(value)), expected, hint)
 
 
 def _uses_labels(content: Mapping[str, Any]) -> bool:
@@ -410,7 +411,7 @@ def _disabling_argument(content: Mapping[str, Any], place: tuple[str, ...]) -> s
         with suppress(Refused):  # an unknown component, which its own check refuses
             parameters, _ = parameters_of(resolve_target(arguments["_target_"], ""))
             arguments = {name: parameter.default for name, parameter in parameters.items()} | arguments
-    values = {name: led(content, arguments[name]) for name in related if name in arguments}
+    values = {name: resolve(content, arguments[name]) for name in related if name in arguments}
     shown = (f"{name} {arguments[name] if isinstance(value, dict) else value}" for name, value in values.items())
     return "" if any(map(is_used, values.values())) else next(shown, "")
 
@@ -426,7 +427,7 @@ def _unused_value_hint(config: BundleConfig, parts: Sequence[str]) -> str:
     federation, of_teacher = config.federation.content, config.group == (TEACHER,)
     adapt = federation.get("teacher_adapt") if of_teacher else config.content.get("adapt")
     source = "SAM" if adapt == "none" else "the given adapter" if federation.get("adapter") is not None else ""
-    used = {"base", "checkpoint"} if federation.get("teacher_adapt") == "off" else USE_OF_TEACHER | FEDERATION_ALONE
+    used = {"base", "checkpoint"} if federation.get("teacher_adapt") == "off" else USE_OF_TEACHER | FEDERATION_ONLY
     if of_teacher and source and name not in used:
         return f"leave it out: this run uses {source} without further training"
     adapts = FITTED_BY.get(name, ())

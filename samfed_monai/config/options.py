@@ -26,8 +26,8 @@ from samfed_monai.config.parse import (
     is_code,
     is_note,
     join_id,
-    led,
     references,
+    resolve,
     split_id,
     walk,
 )
@@ -114,7 +114,7 @@ OPTIONAL = frozenset(
 )
 """Optional top-level ids of ``train.json`` that a federation reads."""
 
-FEDERATION_ALONE = frozenset({"score"})
+FEDERATION_ONLY = frozenset({"score"})
 """Top-level ids of ``teacher.json`` that a federation reads and ``samfed teach`` does not."""
 
 USE_OF_TEACHER = frozenset({"base", "adapt", "checkpoint", "size", "views", "bf16"})
@@ -145,7 +145,7 @@ TRAINING_READS = (
 )
 """Top-level ids of ``train.json`` that a federation reads by name."""
 
-TEACHER_READS = FEDERATION_ALONE | USE_OF_TEACHER | {"fit", "public_limit", "start_from"}
+TEACHER_READS = FEDERATION_ONLY | USE_OF_TEACHER | {"fit", "public_limit", "start_from"}
 """Top-level ids of ``teacher.json`` that a federation reads by name."""
 
 VARIANT_IDS = frozenset({"mixed_networks", "server_network", "client_algorithm", "statistics"})
@@ -185,7 +185,7 @@ def training_values(config: BundleConfig) -> dict[str, Any]:
     values = _merged_pairs(layers[config.base :])
     for name, value in values.items():
         if not any(target[0] in training for target in references(value)):
-            values[name] = led(config.content, value)
+            values[name] = resolve(config.content, value)
     return values
 
 

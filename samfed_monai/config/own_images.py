@@ -77,7 +77,7 @@ def image_problems(parts: Sequence[str], value: Any, where: str) -> Iterator[Pro
         is_reference = not {"", *ROOTS, "images"}.isdisjoint(names[:1]) or not READS.isdisjoint(names)
         forbidden = is_reference or (is_reading and not _is_number(value))
     if forbidden:
-        yield Problem(where, found=shown(value), expected=_EXPECTED, hint=hint)
+        yield Problem(where, found=short_repr(value), expected=_EXPECTED, hint=hint)
 
 
 def _sets_loader(parts: Sequence[str], value: Any) -> bool:
@@ -175,8 +175,8 @@ class _Comparison:
             yield from self.problems(*pair, (*place, name), free=name in _MAY_SET[kind])
 
     def _problem(self, mine: Any, theirs: Any, place: tuple[str, ...]) -> Problem:
-        found = "nothing" if theirs is MISSING else shown(theirs)
-        expected = "no value" if mine is MISSING else f"{shown(mine)}, as in this site's own bundle"
+        found = "nothing" if theirs is MISSING else short_repr(theirs)
+        expected = "no value" if mine is MISSING else f"{short_repr(mine)}, as in this site's own bundle"
         return Problem(f"{self.where} -> {join_id(place)}", found=found, expected=expected, hint=_HINT)
 
 
@@ -184,7 +184,7 @@ def _is_number(value: Any) -> bool:
     return value is None or isinstance(value, int | float)
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """Shortened ``repr`` of an untrusted value of any length and depth."""
     short = reprlib.Repr()
     short.maxstring = 120

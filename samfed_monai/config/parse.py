@@ -264,7 +264,7 @@ class BundleConfig:
                 else:
                     value = {join_id(parts[depth:]): value}
                 values |= flat(value) if isinstance(value, Mapping) else {}
-            layers.append((name, {key: led(self.content, value) for key, value in values.items()}))
+            layers.append((name, {key: resolve(self.content, value) for key, value in values.items()}))
         return layers
 
     @property
@@ -283,7 +283,7 @@ class BundleConfig:
         return content
 
     @property
-    def own(self) -> list[int]:
+    def own_layers(self) -> list[int]:
         """Indices of the layers of the workflow's own files, without variants and overrides."""
         names = [name for name, _ in self.layers[: self._group_start]]
         return [index for index, name in enumerate(names) if index == 0 or name in _WORKFLOW_FILES]
@@ -315,10 +315,10 @@ class BundleConfig:
 
     def where(self, parts: Sequence[str]) -> str:
         """``file -> id`` for an id, with the topmost file that sets it."""
-        setting = (index for index in range(len(self.layers)) if self.says(index, parts, whole=True))
+        setting = (index for index in range(len(self.layers)) if self.sets_id(index, parts, whole=True))
         return self.place(max(setting, default=0), parts)
 
-    def says(self, layer: int, parts: Sequence[str], *, whole: bool = False) -> bool:
+    def sets_id(self, layer: int, parts: Sequence[str], *, whole: bool = False) -> bool:
         """Whether a layer sets an id, or without ``whole`` at least a part of it."""
         for key, value in self.layers[layer][1].items():
             id_parts, depth = split_id(key), min(len(split_id(key)), len(parts))
@@ -342,7 +342,7 @@ _NETWORK = {"network": "network_name"}
 """Id of the network's name among a site's choices, and in ``train.json``."""
 
 
-def led(content: Mapping[str, Any], value: Any) -> Any:
+def resolve(content: Mapping[str, Any], value: Any) -> Any:
     """Returns a value, or the value that it refers to if that exists."""
     _, target = follow(content, (), value)
     return value if target is MISSING else target

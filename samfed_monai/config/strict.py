@@ -20,12 +20,12 @@ from typing import Any
 from samfed_monai.config.check import FOLDER_OPTIONS, WEIGHT_OPTIONS, check_logging
 from samfed_monai.config.options import GROUPS, options_of
 from samfed_monai.config.overrides import MONAI_OPTIONS
-from samfed_monai.config.own_images import image_problems, shown
+from samfed_monai.config.own_images import image_problems, short_repr
 from samfed_monai.config.parse import SITES, join_id, lookup, split_id, walk
 from samfed_monai.config.targets import ALLOWED_PREFIXES, allowed_prefixes, parameters_of, resolve_target
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, sha256_file
-from samfed_monai.core.words import aligned
+from samfed_monai.core.text import aligned
 
 _PACKAGES = ("bundle", "federation", "handlers", "losses", "methods", "metrics", "networks", "reports", "teacher")
 OURS = tuple(f"samfed_monai.{room}." for room in (*_PACKAGES, "transforms"))
@@ -65,7 +65,7 @@ FUNCTIONS = frozenset(
         "samfed_monai.data.image_folder.image_folder",
         "samfed_monai.handlers.rounds.steps_per_round",
         "samfed_monai.networks.catalogue.client_network",
-        "samfed_monai.core.own_process.best_device",
+        "samfed_monai.core.process_setup.best_device",
         *(f"samfed_monai.bundle.wiring.{name}" for name in ("model_path", "on_device", "parameters_of", "part_of")),
         "samfed_monai.teacher.training.mask_loss",
         "monai.data.meta_obj.set_track_meta",
@@ -182,7 +182,7 @@ def _id_problems(parts: tuple[str, ...], value: Any, where: str, file: bool) -> 
     if last == "_target_":
         yield from strict_target(value, where)
     if last == "_debug_" or (last == "_mode_" and value not in ("default", "callable")):
-        yield Problem(where, found=shown(value), expected="'default' or 'callable'", hint="a debugger waits for input")
+        yield Problem(where, short_repr(value), "'default' or 'callable'", "a debugger waits for input")
     workflow_id = _workflow_id(parts)  # ids in a group reach MONAI's command like those of the file
     if last in ("logging_file", "logging_config") or (len(workflow_id) == 1 and workflow_id[0] in MONAI_OPTIONS):
         hint = "delete it; the user who starts the run sets logging and input files"
@@ -195,7 +195,7 @@ def _id_problems(parts: tuple[str, ...], value: Any, where: str, file: bool) -> 
         yield Problem(where, found="steps of the workflow", expected="values for ids", hint=hint)
     if _is_path(last, value):
         hint = "set the path on this machine, in the site's own file"
-        yield Problem(where, found=shown(value), expected="no path of a file or folder", hint=hint)
+        yield Problem(where, found=short_repr(value), expected="no path of a file or folder", hint=hint)
 
 
 def _workflow_id(parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -214,7 +214,7 @@ def _path_problems(content: Mapping[Any, Any], parts: tuple[str, ...], value: An
     path = PureWindowsPath(value)  # accepts both kinds of slashes
     if path.anchor or ".." in path.parts or value.startswith("~"):
         hint = "refer to an option with a path, for instance @output_dir"
-        yield Problem(where, found=shown(value), expected="a path inside the run's folder", hint=hint)
+        yield Problem(where, found=short_repr(value), expected="a path inside the run's folder", hint=hint)
 
 
 def _is_path(name: str, value: Any) -> bool:
@@ -249,7 +249,7 @@ def _text_problems(parts: tuple[str, ...], value: str, where: str, *, file: bool
         hint = "delete it; the user who starts the run sets the logging" if _LOGGING.fullmatch(value.strip()) else ""
         expected = "no logging configuration"
     if hint:
-        yield Problem(where, found=shown(value), expected=expected, hint=hint)
+        yield Problem(where, found=short_repr(value), expected=expected, hint=hint)
 
 
 KINDS = frozenset((".json", ".md", ".rst", ".txt", ".csv", ".safetensors", ".png", ".jpg", ".jpeg", ".svg", ".pdf"))
@@ -317,7 +317,7 @@ def _pickle_problem(path: Path) -> str:
         unsafe = get_unsafe_globals_in_checkpoint(path)
     except Exception as error:  # an untrusted archive may raise anything
         return f"a file that torch cannot inspect ({type(error).__name__})"
-    return f"a pickle that builds {shown(sorted(unsafe)[0])}" if unsafe else ""
+    return f"a pickle that builds {short_repr(sorted(unsafe)[0])}" if unsafe else ""
 
 
 def _hint(path: Path) -> str:

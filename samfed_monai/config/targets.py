@@ -23,9 +23,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean, failure_of, refused
+from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean, error_text, refused
 from samfed_monai.core.model_file import CATALOGUE
-from samfed_monai.core.registry import Elsewhere
+from samfed_monai.core.registry import Deferred
 from samfed_monai.core.validators import one_of, require
 
 Schema = dict[str, Any]
@@ -56,7 +56,7 @@ DENIED_PREFIXES = (
 """Modules of the allowed packages that download, compile, unpickle or run other code, and the audit's attacks."""
 
 
-def in_catalogue(parser: Any) -> bool:
+def is_from_catalogue(parser: Any) -> bool:
     """Whether a configuration builds its network from the catalogue, by name."""
     declared = parser.get().get("network_def")
     return isinstance(declared, Mapping) and declared.get("_target_") == CATALOGUE
@@ -74,7 +74,7 @@ def allowed_prefixes() -> tuple[str, ...]:
 
 def _plugin_modules() -> dict[str, str]:
     """Modules of other packages' methods and terms, which a ``_target_`` may name, each with its owner."""
-    points = (point for kind in ("methods", "terms") for point in brought(kind).points.values())
+    points = (point for kind in ("methods", "terms") for point in entry_points_of(kind).points.values())
     return {point.module: owner_of(point) for point in points}
 
 
@@ -98,7 +98,7 @@ def resolve_target(target: Any, where: str) -> Any:
     except Refused:
         raise
     except Exception as error:  # of another package: its import may raise anything
-        failure = failure_of(error)  # raises the error again if memory ran out
+        failure = error_text(error)  # raises the error again if memory ran out
         found = str(error) if isinstance(error, ImportError) else failure
         owners = [owner for module, owner in _plugin_modules().items() if path.startswith(f"{module}.")]
         hint = f"update or uninstall {owners[0].partition(' ')[0]}, which provides it" if owners else ""
@@ -263,7 +263,7 @@ def component_schema(component: Any) -> Schema:
     return {"properties": {**others, **arguments}, "required": required, "additionalProperties": accepts_any}
 
 
-BROUGHT = {
+ENTRY_POINT_KINDS = {
     "methods": "a module with {name}.json, a variant, in its folder",
     "networks": "package.module:builder, a function (in_channels, out_channels, **kwargs) -> nn.Module",
     "terms": "package.module:Class, a Term or Guide",
@@ -274,7 +274,7 @@ BROUGHT = {
 
 
 @dataclass(frozen=True)
-class Brought:
+class EntryPoints:
     """Entry points of one kind in the installed packages.
 
     Args:
@@ -286,9 +286,9 @@ class Brought:
     broken: dict[str, Problem] = field(default_factory=dict)
 
     @property
-    def found(self) -> dict[str, Elsewhere]:
+    def found(self) -> dict[str, Deferred]:
         """Import path and owner of each entry point, by name."""
-        return {name: Elsewhere(f"{point.module}.{point.attr}", owner_of(point)) for name, point in self.points.items()}
+        return {name: Deferred(f"{point.module}.{point.attr}", owner_of(point)) for name, point in self.points.items()}
 
     def named(self, name: str, known: Iterable[str], where: str) -> Any:
         """Imports and returns the component of a name.
@@ -313,21 +313,21 @@ def owner_of(point: EntryPoint) -> str:
 
 
 @functools.cache
-def brought(kind: str) -> Brought:
-    """Finds the entry points of a kind in :data:`BROUGHT`, usable and broken ones."""
-    result, group = Brought(), f"samfed_monai.{kind}"
+def entry_points_of(kind: str) -> EntryPoints:
+    """Finds the entry points of a kind in :data:`ENTRY_POINT_KINDS`, usable and broken ones."""
+    result, group = EntryPoints(), f"samfed_monai.{kind}"
     for point in entry_points(group=group):
         owner = owner_of(point)
         try:
             _require_usable(kind, point)
             result.points[point.name] = point
         except Exception as error:  # of another package: its import may raise anything
-            reasons = error.problems if isinstance(error, Refused) else [failure_of(error)]
+            reasons = error.problems if isinstance(error, Refused) else [error_text(error)]
             package = owner.partition(" ")[0] if point.dist else owner
             result.broken[point.name] = Problem(
                 f"{owner} -> entry point {point.name} = {point.value} of {group}",
                 found="; ".join(map(str, reasons)),
-                expected=BROUGHT[kind].format(name=point.name),
+                expected=ENTRY_POINT_KINDS[kind].format(name=point.name),
                 hint=f"update or uninstall {package}; the other {kind} work without it",
             )
     return result

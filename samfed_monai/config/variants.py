@@ -14,11 +14,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from samfed_monai.config.targets import brought, file_of_method, owner_of
+from samfed_monai.config.targets import entry_points_of, file_of_method, owner_of
 from samfed_monai.core.errors import Problems, Refused, did_you_mean, refused
 from samfed_monai.core.io import read_json
-from samfed_monai.core.registry import Elsewhere
-from samfed_monai.core.validators import departures
+from samfed_monai.core.registry import Deferred
+from samfed_monai.core.validators import schema_problems
 
 METHOD = "_method"
 """Id of the block that describes a variant."""
@@ -139,7 +139,7 @@ def read_method(path: Path) -> Method:
         return Method(name, title=name)
     where, problems = f"{path.name} -> {METHOD}", Problems()
     block = content.get(METHOD, {})
-    problems.extend(departures({METHOD: block}, {"properties": {METHOD: _SCHEMA}}, path.name))
+    problems.extend(schema_problems({METHOD: block}, {"properties": {METHOD: _SCHEMA}}, path.name))
     problems.unless("_base" not in content, f"{path.name} -> _base", content.get("_base"), f"`base` in {METHOD}")
     if METHOD in content and isinstance(block, Mapping) and "base" not in block:
         for key in _INHERITED.keys() - block.keys():
@@ -152,7 +152,7 @@ def read_method(path: Path) -> Method:
     return Method(name, **fields)
 
 
-def declared(bundle_root: str | Path | None, name: str) -> Method:
+def resolved_method(bundle_root: str | Path | None, name: str) -> Method:
     """Reads the description of a variant; ``exchange``, ``labels`` and ``leaves_site`` are inherited from its bases.
 
     These are ``None`` for a variant without a block ``_method``.
@@ -175,27 +175,27 @@ def declared(bundle_root: str | Path | None, name: str) -> Method:
 def packaged_methods() -> Mapping[str, Path]:
     """Files of the variants of this package and of other packages' entry points, by name.
 
-    Broken entry points are left out, see :func:`samfed_monai.config.targets.brought`.
+    Broken entry points are left out, see :func:`samfed_monai.config.targets.entry_points_of`.
     """
-    others = {name: file_of_method(point) for name, point in brought("methods").points.items()}
+    others = {name: file_of_method(point) for name, point in entry_points_of("methods").points.items()}
     return MappingProxyType(others | {path.stem: path for path in PACKAGED.glob("*.json")})
 
 
 @functools.cache
-def networks_elsewhere() -> dict[str, Elsewhere]:
+def installed_networks() -> dict[str, Deferred]:
     """Client networks of installed packages: from their own entry points, and from their methods."""
-    points = brought("methods").points
+    points = entry_points_of("methods").points
     method_networks = {
-        network: Elsewhere(place, owner_of(points[name]) if name in points else "samfed_monai")
+        network: Deferred(place, owner_of(points[name]) if name in points else "samfed_monai")
         for name, path in packaged_methods().items()
         for network, place in read_method(path).networks.items()
     }
-    return {**brought("networks").found, **method_networks}
+    return {**entry_points_of("networks").found, **method_networks}
 
 
 def methods() -> dict[str, Method]:
     """Descriptions of all installed variants, in the order of tables."""
-    read = [declared(None, name) for name in packaged_methods()]
+    read = [resolved_method(None, name) for name in packaged_methods()]
     return {method.name: method for method in sorted(read, key=lambda method: (method.place, method.name))}
 
 
@@ -231,7 +231,7 @@ def find_variant(bundle_root: str | Path | None, name: Any, where: str = "varian
         Refused: no such variant (the message lists the existing ones), or a broken one of another package (the message
             names the package).
     """
-    files, broken = {**packaged_methods(), **own_variants(bundle_root)}, brought("methods").broken
+    files, broken = {**packaged_methods(), **own_variants(bundle_root)}, entry_points_of("methods").broken
     if isinstance(name, str):  # a file may contain any value
         if name in files:
             return files[name]

@@ -30,7 +30,7 @@ from samfed_monai.core.errors import (
     refused,
     reported,
 )
-from samfed_monai.core.own_process import keep_freed_memory
+from samfed_monai.core.process_setup import keep_freed_memory
 from samfed_monai.core.validators import one_of, require
 
 
@@ -65,12 +65,12 @@ def install_exit_hook() -> None:
 
 
 def _exit_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    from samfed_monai.federation.signals import ASKED
+    from samfed_monai.federation.signals import RECEIVED_SIGTERM
 
     command = monai_command()
     content = BundleConfig(command.config_files, command.overrides).content if command else {}
     terminated = isinstance(error, Terminated)
-    known = Stopped(f"{ASKED}; completed work is kept", AGAIN) if terminated else unwrap(error, content)
+    known = Stopped(f"{RECEIVED_SIGTERM}; completed work is kept", AGAIN) if terminated else unwrap(error, content)
     if known is None:
         sys.__excepthook__(kind, error, trace)
         return

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import PurePath
 
-from samfed_monai.core.words import printable
+from samfed_monai.core.text import printable
 
 
 class ExitCode(IntEnum):
@@ -49,7 +49,7 @@ class Problem:
         return printable(f"{sentence}; {self.hint}" if self.hint else sentence, keep="")
 
 
-def or_skip(problem: Problem) -> Problem:
+def with_skip_hint(problem: Problem) -> Problem:
     """Returns the problem of an unreadable file with ``--skip-unreadable`` added to its hint."""
     return replace(problem, hint=f"{problem.hint or 'copy it again'}; or skip the file with --skip-unreadable")
 
@@ -208,7 +208,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
 
 
-def failure_of(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Describes an exception of third-party code for a :class:`Problem`; out-of-memory errors are raised again."""
     if is_out_of_memory(error):
         raise error

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from urllib.parse import quote
 
 from samfed_monai.core.errors import Problem, Problems, Refused, is_out_of_memory, refused
-from samfed_monai.core.words import printable
+from samfed_monai.core.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,12 +170,12 @@ def write_bytes(path: str | Path, content: bytes, *, mode: int = PRIVATE) -> Non
         stream.write(content)
 
 
-Written = dict[Path, bytes | None]
+Created = dict[Path, bytes | None]
 """Files that a command wrote, with their previous content; ``None`` for new files."""
 
 
 @contextmanager
-def taken_back_on_error(written: Written | None = None) -> Iterator[Written]:
+def undo_on_error(written: Created | None = None) -> Iterator[Created]:
     """Restores the files written inside the block if it ends with an error, an interruption included.
 
     The block records its files in the mapping that it gets. New files and folders left empty are deleted.
@@ -200,7 +200,7 @@ def taken_back_on_error(written: Written | None = None) -> Iterator[Written]:
 
 
 def write_new(
-    files: Mapping[Path, bytes], written: Written, hint: str = "move it away, or leave out the source of the new file"
+    files: Mapping[Path, bytes], written: Created, hint: str = "move it away, or leave out the source of the new file"
 ) -> None:
     """Writes the files that do not exist; refuses all of them, with ``hint``, if one exists with other content."""
     problems = Problems()

@@ -55,7 +55,7 @@ def full_header(path: str | Path) -> dict[str, str]:
     For a file in a bundle's folder ``models``, the bundle's ``metadata.json`` gives the image size.
     """
     path = Path(path)
-    return {**_size_in_bundle(path), **settings_in(_run_record_of(path).get("config", {})), **read_header(path)}
+    return {**_size_in_bundle(path), **run_settings(_run_record_of(path).get("config", {})), **read_header(path)}
 
 
 def settings_of(path: str | Path) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _json(text: str | bytes) -> Any:
         return None
 
 
-def trained_otherwise(path: str | Path, settings: Mapping[str, Any]) -> list[Problem]:
+def setting_differences(path: str | Path, settings: Mapping[str, Any]) -> list[Problem]:
     """Returns a problem for each setting of a run that differs from the training of the weights that it loads.
 
     Args:
@@ -127,7 +127,7 @@ def base_sam_of(path: str | Path) -> str:
     return read_header(path).get(BASE_SAM) or str(_run_record_of(Path(path)).get("hashes", {}).get(BASE_SAM, ""))
 
 
-def settings_in(config: Mapping[str, Any], site: str = "") -> dict[str, str]:
+def run_settings(config: Mapping[str, Any], site: str = "") -> dict[str, str]:
     """Returns the settings of the server's or a site's network in a run's ``config``, as a weights file's header.
 
     Args:

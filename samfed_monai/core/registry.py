@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from samfed_monai.core.errors import did_you_mean, failure_of, refused
+from samfed_monai.core.errors import did_you_mean, error_text, refused
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class Deferred:
     """An object that is imported on first use.
 
     Args:
@@ -37,7 +37,7 @@ class Elsewhere:
         try:
             return getattr(importlib.import_module(module), name)
         except Exception as error:  # of another package: its import may raise anything
-            found = f"{self.place}, which cannot be imported: {failure_of(error)}"
+            found = f"{self.place}, which cannot be imported: {error_text(error)}"
             owner = self.owner or module.partition(".")[0]
             hint = f"update or uninstall {owner.partition(' ')[0]}"
             raise refused(where, found=found, expected=f"an object of {owner}", hint=hint) from error
@@ -58,7 +58,7 @@ class Registry(Generic[T]):
         def my_unet(**kwargs): ...
     """
 
-    def __init__(self, kind: str, *, elsewhere: Callable[[], Mapping[str, Elsewhere]] = dict) -> None:
+    def __init__(self, kind: str, *, elsewhere: Callable[[], Mapping[str, Deferred]] = dict) -> None:
         self.kind, self.elsewhere = kind, elsewhere
         self._entries: dict[str, T] = {}
 

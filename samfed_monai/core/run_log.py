@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from samfed_monai.core.errors import SamFedError, Terminated, machine_failure
 from samfed_monai.core.io import PRIVATE, read_json
-from samfed_monai.core.validators import departures, require
-from samfed_monai.core.words import printable
+from samfed_monai.core.text import printable
+from samfed_monai.core.validators import require, schema_problems
 
 NAME = "run.log"
 PACKAGE = "samfed_monai"
@@ -29,7 +29,7 @@ _MOST_COLLECTED = 10_000  # records kept until the folder is known; a run logs a
 _EXPECTED = (SamFedError, KeyboardInterrupt, Terminated)  # shown as a message, without a traceback
 
 
-def is_news(record: logging.LogRecord) -> bool:
+def is_first(record: logging.LogRecord) -> bool:
     """Filters log records: false for those of Ignite's engines about errors that the command itself reports.
 
     An engine logs "Engine run is terminating due to exception" for every exception, including Ctrl-C, SIGTERM, a
@@ -41,7 +41,7 @@ def is_news(record: logging.LogRecord) -> bool:
 
 
 class PrintableFormatter(logging.Formatter):
-    """Escapes control characters in records (:func:`samfed_monai.core.words.printable`)."""
+    """Escapes control characters in records (:func:`samfed_monai.core.text.printable`)."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
@@ -72,7 +72,7 @@ class RunLog:
         self._collected.addFilter(lambda record: not record.name.startswith(f"{PACKAGE}.audit"))
         self._other_records = MemoryHandler(0, target=self._collected)  # forwards each record
         self._other_records.setLevel(logging.WARNING)
-        self._other_records.addFilter(lambda record: record.name.partition(".")[0] != PACKAGE and is_news(record))
+        self._other_records.addFilter(lambda record: record.name.partition(".")[0] != PACKAGE and is_first(record))
         self._file: logging.FileHandler | None = None
 
     def into(self, folder: str | Path) -> None:
@@ -179,7 +179,7 @@ def run_record(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "run.json"
     record: dict[str, Any] = read_json(path) if path.is_file() else {}
     schema = read_json(Path(__file__).with_name("run.schema.json"))
-    require(replace(each, hint="restore the file from a copy") for each in departures(record, schema, str(path)))
+    require(replace(each, hint="restore the file from a copy") for each in schema_problems(record, schema, str(path)))
     return record
 
 

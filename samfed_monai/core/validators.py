@@ -33,7 +33,7 @@ def require(*checks: Iterable[Problem], error: type[Refused] = Refused) -> None:
 
         require(
             in_range("client_algorithm#mu", mu, least=0),
-            one_of("strategy#exchange", exchange, Travels),
+            one_of("strategy#exchange", exchange, PublicExchange),
         )
     """
     problems = [problem for check in checks for problem in check]
@@ -145,7 +145,7 @@ _CHECKER = Draft202012Validator.TYPE_CHECKER.redefine_many(
 _Validator = extend(Draft202012Validator, type_checker=_CHECKER)
 
 
-def departures(content: Any, schema: Mapping[str, Any], where: str) -> list[Problem]:
+def schema_problems(content: Any, schema: Mapping[str, Any], where: str) -> list[Problem]:
     """Returns a problem for each mismatch of ``content`` with ``schema``.
 
     Numbers must be finite, whole numbers must be ``int``, and tuples count as arrays.

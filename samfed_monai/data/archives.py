@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from samfed_monai.core.errors import Problems, machine_failure, refused
-from samfed_monai.core.io import PRIVATE, make_folder, taken_back_on_error
-from samfed_monai.core.words import counted
+from samfed_monai.core.io import PRIVATE, make_folder, undo_on_error
+from samfed_monai.core.text import counted
 from samfed_monai.data.datalist import unsafe
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def unpack_all(root: Path, *, folder_each: bool = False) -> list[Path]:
 def _unpack(archive: Path, folder: Path) -> None:
     members = _checked_members(archive)  # checked again: the disk may have less free space now
     kept = [member.filename for member in members if _differs(folder / member.filename, member)]
-    with taken_back_on_error() as written, _open_zip(archive) as opened:  # a partial copy would look complete
+    with undo_on_error() as written, _open_zip(archive) as opened:  # a partial copy would look complete
         make_folder(folder)
         for member in (member for member in members if not (folder / member.filename).is_file()):
             written |= {} if member.is_dir() else {folder / member.filename: None}

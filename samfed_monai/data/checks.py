@@ -16,9 +16,9 @@ import numpy as np
 
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import sha256_bytes
-from samfed_monai.core.own_process import usable_cores
+from samfed_monai.core.process_setup import usable_cores
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.core.words import counted, normal
+from samfed_monai.core.text import counted, normal
 from samfed_monai.data.classes import decode_classes
 from samfed_monai.data.datalist import DataList, LabelKind, Split, confine
 from samfed_monai.data.reading import (

@@ -30,7 +30,7 @@ def colour_of(number: int) -> tuple[int, int, int]:
     return COLOURS[(number - 1) % len(COLOURS)]
 
 
-def several(classes: Sequence[str] | None) -> bool:
+def is_multiclass(classes: Sequence[str] | None) -> bool:
     """Whether there is more than one class."""
     return classes is not None and len(classes) > 1
 
@@ -76,7 +76,7 @@ def list_class_problems(classes: Any, threshold: Any, where: str) -> list[Proble
     return list(problems)
 
 
-def other_classes(list_classes: Sequence[str], run_classes: Sequence[str] | None, where: str) -> list[Problem]:
+def class_mismatch(list_classes: Sequence[str], run_classes: Sequence[str] | None, where: str) -> list[Problem]:
     """Returns a problem if the classes of a data list differ from those of a run.
 
     Args:
@@ -85,11 +85,11 @@ def other_classes(list_classes: Sequence[str], run_classes: Sequence[str] | None
         where: the list, for the message.
     """
     wanted = list(run_classes or [])
-    if list(list_classes) == wanted or not (several(list_classes) or several(wanted)):
+    if list(list_classes) == wanted or not (is_multiclass(list_classes) or is_multiclass(wanted)):
         return []
     found = f"the classes {list(list_classes)}" if list_classes else "binary masks, of one class"
     expected = f"{wanted}, the classes of this run" if wanted else "binary masks, of one class"
-    if list_classes and not several(wanted):
+    if list_classes and not is_multiclass(wanted):
         hint = f'give --classes "{list(list_classes)}", or make the list with a single --label'
     else:
         hint = "make it again with `samfed prepare … --classes`: the same names in the same order at every site"

@@ -14,11 +14,11 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from samfed_monai.core.errors import Problems, Refused, or_skip, refused
-from samfed_monai.core.io import Written, read_json, write_new
+from samfed_monai.core.errors import Problems, Refused, refused, with_skip_hint
+from samfed_monai.core.io import Created, read_json, write_new
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.core.validators import departures, installed, one_of, require
-from samfed_monai.core.words import counted, normal
+from samfed_monai.core.text import counted, normal
+from samfed_monai.core.validators import installed, one_of, require, schema_problems
 from samfed_monai.data.checks import stem
 from samfed_monai.data.folders import list_images, relative, sites_in
 from samfed_monai.data.partitions import parts_in_common
@@ -77,7 +77,7 @@ def coco_of(
 
 
 @dataclass(frozen=True)
-class Annotated:
+class AnnotatedImage:
     """A picture of a COCO file with its annotations.
 
     Args:
@@ -142,18 +142,18 @@ COCO_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("coco.schema.js
 """JSON schema of the parts of a COCO file that are read."""
 
 
-def read_coco(path: Path) -> list[Annotated]:
+def read_coco(path: Path) -> list[AnnotatedImage]:
     """Returns the pictures of a COCO file in order. Ids may be numbers (also 3.0) or strings (``"3"`` is 3).
 
     Raises:
         Refused: the content does not match :data:`COCO_SCHEMA`, or has duplicate or dangling ids.
     """
     content, problems = read_json(path), Problems()
-    require(departures(content, COCO_SCHEMA, str(path)))
-    pictures: dict[Any, Annotated] = {}
+    require(schema_problems(content, COCO_SCHEMA, str(path)))
+    pictures: dict[Any, AnnotatedImage] = {}
     names = Counter(entry["file_name"] for entry in content["images"])
     for place, entry in enumerate(content["images"]):
-        picture = Annotated(path, entry["file_name"], int(entry["height"]), int(entry["width"]))
+        picture = AnnotatedImage(path, entry["file_name"], int(entry["height"]), int(entry["width"]))
         if pictures.setdefault(_id(entry["id"]), picture) is not picture or names[picture.file_name] > 1:
             found, where = f"{picture.file_name!r} or its id twice", f"{path} -> images#{place}"
             problems.add(where, found=found, expected="each image once")
@@ -187,7 +187,7 @@ def _id(value: float | str) -> int | str:
     return int(number[1]) if number else value.strip()
 
 
-def select_categories(pictures: Sequence[Annotated], categories: Sequence[str]) -> list[Annotated]:
+def select_categories(pictures: Sequence[AnnotatedImage], categories: Sequence[str]) -> list[AnnotatedImage]:
     """Returns the pictures with only the annotations that are foreground.
 
     Args:
@@ -309,7 +309,7 @@ def draw_coco(
     blank_is_empty: bool = False,
     skip_unreadable: bool = False,
     output: str | Path | None = None,
-    written: Written | None = None,
+    written: Created | None = None,
 ) -> list[str]:
     """Draws COCO annotations as ``<site>/masks/<stem>.png``, as :mod:`.folders` reads them.
 
@@ -338,7 +338,7 @@ def draw_coco(
     if not any(files.values()):
         expected, hint = "COCO annotations of a site", "put them into DIR/<site>/annotations, next to DIR/<site>/images"
         raise refused(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, hint=hint)
-    pictures, masks, sentences = list[Annotated](), dict[Path, bytes](), list[str]()
+    pictures, masks, sentences = list[AnnotatedImage](), dict[Path, bytes](), list[str]()
     for file in [file for paths in files.values() for file in paths]:
         with problems.collected():
             pictures += read_coco(file)
@@ -397,7 +397,7 @@ class _Images:
         below = relative(image.parent, self.site / "images") if self._stem_counts[stem(image.name)] > 1 else ""
         return self.site / "masks" / below / f"{stem(image.name)}.png"
 
-    def image_of(self, entry: Annotated, skip_unreadable: bool) -> Path | None:
+    def image_of(self, entry: AnnotatedImage, skip_unreadable: bool) -> Path | None:
         """Returns the image of an entry; ``None`` if it cannot be read and ``skip_unreadable`` is set.
 
         Raises:
@@ -415,7 +415,7 @@ class _Images:
         except Refused as refusal:
             if skip_unreadable:  # reported when the list is made
                 return None
-            raise Refused(map(or_skip, refusal.problems)) from None
+            raise Refused(map(with_skip_hint, refusal.problems)) from None
         if (height, width) != (entry.height, entry.width):
             expected, hint = f"{entry.width} x {entry.height}, as annotated", "annotate the image in this folder"
             raise refused(where, found=f"{width} x {height} pixels", expected=expected, hint=hint)

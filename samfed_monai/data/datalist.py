@@ -12,8 +12,8 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, write_json
-from samfed_monai.core.validators import departures, require
-from samfed_monai.core.words import printable
+from samfed_monai.core.text import printable
+from samfed_monai.core.validators import require, schema_problems
 from samfed_monai.data.classes import list_class_problems
 
 
@@ -149,7 +149,7 @@ def read_list(content: Any, where: str) -> DataList:
     Raises:
         Refused: the content does not match :data:`LIST_SCHEMA`; or it breaks other rules; or its hash differs.
     """
-    require(departures(content, LIST_SCHEMA, where))
+    require(schema_problems(content, LIST_SCHEMA, where))
     problems = Problems()
     threshold, classes = content.get("mask_threshold"), content.get("classes", [])
     if "classes" in content:

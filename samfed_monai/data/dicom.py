@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import JpegImagePlugin
 
-from samfed_monai.core.errors import failure_of, refused
+from samfed_monai.core.errors import error_text, refused
 from samfed_monai.core.validators import installed, require
 from samfed_monai.data.reading import SEQUENTIAL, Picture, scan_fault, segments
 
@@ -71,11 +71,11 @@ def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silences warnings of libraries inside the block."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def quiet() -> Iterator[list[warnings.WarningMessage]]:
+    """Silences warnings of libraries inside the block, and yields a list that they are added to."""
+    with warnings.catch_warnings(record=True) as silenced:
+        warnings.simplefilter("always")
+        yield silenced
 
 
 def no_image(path: Path) -> str:
@@ -132,7 +132,7 @@ def read_frames(path: Path) -> tuple[Picture, float | None]:
     except _NotUnderstood as error:
         raise refused(path, *error.args) from None
     except Exception as error:  # pydicom raises many kinds for damaged elements
-        found = f"a header that cannot be read ({failure_of(error)})"
+        found = f"a header that cannot be read ({error_text(error)})"
         raise refused(path, found, "a DICOM image", "export the image again") from None
 
 
@@ -176,14 +176,13 @@ def _decoded(content: Any) -> NDArray[Any]:
         if colours and coded and all(by_pillow):
             pixels = np.stack([_rgb(frame, content) for frame in coded])
         else:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
+            with quiet() as silenced:
                 pixels = pixel_array(content)
-            _require_rows(content, map(str, (each.message for each in caught)))
+            _require_rows(content, (str(warning.message) for warning in silenced))
     except _NotUnderstood:
         raise
     except Exception as error:
-        found = f"{syntax.name}, but pixels that cannot be decoded ({' '.join(failure_of(error).split())})"
+        found = f"{syntax.name}, but pixels that cannot be decoded ({' '.join(error_text(error).split())})"
         raise _wrong("TransferSyntaxUID", found, "pixels that pydicom decodes", hint) from None
     shape = (content.Rows, content.Columns, 3) if colours else (content.Rows, content.Columns)
     frames: NDArray[Any] = pixels.astype(pixels.dtype.newbyteorder("="), copy=False).reshape(-1, *shape)

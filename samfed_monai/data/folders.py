@@ -16,8 +16,8 @@ import numpy as np
 
 from samfed_monai.core.errors import Problem, Problems, Refused, closest, did_you_mean, refused
 from samfed_monai.core.io import read_json
+from samfed_monai.core.text import counted, normal
 from samfed_monai.core.validators import one_of
-from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import LabelKind, confine
 from samfed_monai.data.image_folder import NIFTI, PICTURE, below, is_ignored, kind_of, not_read, outside, stem_of, walk
@@ -55,7 +55,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Listing:
     """Images found by a source with several sites.
 
     Args:
@@ -133,7 +133,7 @@ def class_value_problems(root: Path, values: Mapping[str, int]) -> list[Problem]
     return list(problems)
 
 
-def find_folders(root: str | Path, *, public: str | None, output: str | Path | None = None) -> Finding:
+def find_folders(root: str | Path, *, public: str | None, output: str | Path | None = None) -> Listing:
     """Finds the images and masks of each site's folder.
 
     Args:
@@ -162,7 +162,7 @@ def find_folders(root: str | Path, *, public: str | None, output: str | Path | N
             if name == public:
                 problems.extend(without_mask(found[name], _hint(folder, unmatched, found[name])))
             caveats += [*unread_notes(folder), *unmatched_note(name, unmatched, found[name])]
-    return Finding(found, tuple(problems), tuple(caveats))
+    return Listing(found, tuple(problems), tuple(caveats))
 
 
 def _hint(site: Path, unmatched: list[Path], found: list[Found]) -> str:

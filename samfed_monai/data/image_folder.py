@@ -14,9 +14,9 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, name_problems
 from samfed_monai.core.io import read_json
-from samfed_monai.core.own_process import usable_cores
+from samfed_monai.core.process_setup import usable_cores
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.core.words import counted
+from samfed_monai.core.text import counted
 from samfed_monai.data.archives import ARCHIVES
 from samfed_monai.data.dicom import no_image
 from samfed_monai.data.reading import DARK, FORMATS, MASK_ENDINGS, STARTS, SUFFIXES, left_out, mask_like, read_image

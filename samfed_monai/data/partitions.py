@@ -21,8 +21,8 @@ from scipy.sparse.csgraph import connected_components
 
 from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.text import counted, normal
 from samfed_monai.core.validators import in_range, one_of, require, whole
-from samfed_monai.core.words import counted, normal
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import SITE_SPLITS, Split
 from samfed_monai.data.folders import Found

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, or_skip, refused
-from samfed_monai.core.io import taken_back_on_error
+from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused, with_skip_hint
+from samfed_monai.core.io import undo_on_error
+from samfed_monai.core.text import counted, normal
 from samfed_monai.core.validators import require, whole
-from samfed_monai.core.words import counted, normal
 from samfed_monai.data.archives import unpack_all
 from samfed_monai.data.checks import Facts, foreground_problem, leaks, repeated_stems, stem, survey
 from samfed_monai.data.classes import list_class_problems
@@ -170,7 +170,7 @@ def check_options(options: Options) -> None:
 
 
 @dataclass(frozen=True)
-class Looked:
+class InspectedImages:
     """Images with their facts, after all files have been read.
 
     Args:
@@ -186,7 +186,7 @@ class Looked:
 
 def inspect_images(
     found: Mapping[Any, Sequence[Found]], root: Path, options: Options, known: Iterable[Problem] = ()
-) -> Looked:
+) -> InspectedImages:
     """Reads all files; refuses damaged ones, and a groups file that matches no image, before images are divided.
 
     Args:
@@ -212,7 +212,7 @@ def inspect_images(
             problems.add(str(root), found="no readable image", expected="at least one")
     some_readable = not all(fact.unreadable for fact in facts.values())
     for fact in facts.values():
-        problems.extend(map(or_skip, fact.problems) if fact.unreadable and some_readable else fact.problems)
+        problems.extend(map(with_skip_hint, fact.problems) if fact.unreadable and some_readable else fact.problems)
     problems.extend(foreground_problem(facts.values(), options.mask_threshold))
     sites = ((place[0] if isinstance(place, tuple) else place, entries) for place, entries in found.items())
     problems.extend(repeated_stems((site, entry.image) for site, entries in sites for entry in entries))
@@ -221,7 +221,7 @@ def inspect_images(
         place: [replace(entry, sha256=facts[entry.image].sha256) for entry in entries if entry.image in facts]
         for place, entries in found.items()
     }
-    return Looked(kept, facts, sentences)
+    return InspectedImages(kept, facts, sentences)
 
 
 def make_site_list(
@@ -274,7 +274,7 @@ def make_pool_list(found: Sequence[Found], root: Path, options: Options, *, know
 
 def write_list(
     places: Places,
-    inspected: Looked,
+    inspected: InspectedImages,
     root: Path,
     options: Options,
     *,
@@ -397,7 +397,7 @@ def prepare_coco(
         without_annotation: how to treat pictures without annotations, ``unlabelled`` or ``empty``.
     """
     check_options(options)
-    with taken_back_on_error() as written:
+    with undo_on_error() as written:
         caveats = draw_coco(
             root,
             categories=categories,
@@ -426,7 +426,7 @@ def prepare_nifti(
         slices: folder for the slices, and the data root of the list.
     """
     check_options(options)
-    with taken_back_on_error() as written:
+    with undo_on_error() as written:
         caveats = cut_nifti(
             root,
             slices,

@@ -62,11 +62,11 @@ from PIL import Image, ImageChops, ImageStat
 
 from samfed_monai.core.errors import Problem, Problems, did_you_mean, refused
 from samfed_monai.core.io import read_json, sha256_file
-from samfed_monai.core.validators import departures, require
-from samfed_monai.core.words import counted, normal
+from samfed_monai.core.text import counted, normal
+from samfed_monai.core.validators import require, schema_problems
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import Split
-from samfed_monai.data.folders import Finding, Found, list_images, match_masks, relative, unmatched_note, unread_notes
+from samfed_monai.data.folders import Found, Listing, list_images, match_masks, relative, unmatched_note, unread_notes
 from samfed_monai.data.image_folder import is_ignored, outside, report_not_read, walk
 from samfed_monai.data.reading import SUFFIXES, Unreadable, read_image
 
@@ -151,7 +151,7 @@ MAX_COPY_DIFFERENCE = 4.0  # mean difference of 16 x 16 pixels in 0..255; JPEG a
 DEPTH = 4  # the deepest official layout: PolypGen's sequenceData/positive/seq1/images_seq1
 
 
-def find_polyps(root: str | Path) -> Finding:
+def find_polyps(root: str | Path) -> Listing:
     """Finds the known collections (:data:`COLLECTIONS`) under a folder, each in its own folder.
 
     A collection is a site (PolypGen: each of its centres), in the order of the registry.
@@ -187,7 +187,7 @@ def find_polyps(root: str | Path) -> Finding:
         raise refused(root, found=found, expected=f"folders named after any of {names}", hint=hint)
     caveats = [f"the folder {name} is not a known collection and was not read" for name in unknown]
     caveats += outside(root, [path.name for path in folders])
-    return Finding(sites, (), caveats, max((one.threshold for one in present if one.threshold), default=None))
+    return Listing(sites, (), caveats, max((one.threshold for one in present if one.threshold), default=None))
 
 
 def collection_of(name: str) -> Collection | None:
@@ -420,7 +420,7 @@ def find_published(split: str | Path, root: str | Path, folders: Mapping[str, st
     """
     path, root = Path(split), Path(root)
     clients: dict[str, dict[str, list[str]]] = read_json(path)
-    require(departures(clients, PUBLISHED_SCHEMA, path.name))
+    require(schema_problems(clients, PUBLISHED_SCHEMA, path.name))
     clients = {normal(client): parts for client, parts in clients.items()}
     pools = _pools(list(clients), root, folders or {})
     places: dict[tuple[str, Split], list[Found]] = {}

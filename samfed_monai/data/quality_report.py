@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from samfed_monai import __version__
 from samfed_monai.core.io import to_csv, write_page, write_text
-from samfed_monai.core.words import counted, normal
+from samfed_monai.core.text import counted, normal
 from samfed_monai.data.checks import Facts, facts_of
 from samfed_monai.data.checks import warnings as duplicate_warnings
 from samfed_monai.data.classes import colour_of, read_classes

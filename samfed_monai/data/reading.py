@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from samfed_monai.core.errors import Problem, Refused, failure_of, is_out_of_memory, or_skip, refused
+from samfed_monai.core.errors import Problem, Refused, error_text, is_out_of_memory, refused, with_skip_hint
 from samfed_monai.core.validators import installed, require
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def read_mask(path: str | Path, threshold: int | None = None) -> Picture:
 def left_out(problems: Sequence[Problem], some: bool, *, skip_unreadable: bool) -> list[Problem]:
     """Returns the problems of unreadable files; with ``skip_unreadable`` and ``some`` readable, logs them instead."""
     if not (some and skip_unreadable):
-        return [or_skip(problem) if some else problem for problem in problems]
+        return [with_skip_hint(problem) if some else problem for problem in problems]
     for problem in problems:
         logger.warning("left out: %s", problem)
     return []
@@ -326,7 +326,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception as error:  # Pillow's parser raises many kinds for damaged EXIF
         hint = "save it upright, without EXIF"
-        raise Unreadable([Problem(name, f"damaged EXIF ({failure_of(error)})", "readable EXIF", hint)]) from None
+        raise Unreadable([Problem(name, f"damaged EXIF ({error_text(error)})", "readable EXIF", hint)]) from None
     return image if turn is None else image.transpose(turn)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.text import counted
 from samfed_monai.core.validators import in_range, one_of, require
-from samfed_monai.core.words import counted
 from samfed_monai.data.checks import NO_FILE, RESTORE, hash_problems, ids_of, wrong_root
 from samfed_monai.data.datalist import DataList, LabelKind, Split, confine, freeze
 from samfed_monai.data.partitions import clusters, draw, subset
@@ -45,7 +45,7 @@ def public_hash(public: DataList | Sequence[Mapping[str, Any]], *, ordered: bool
     return canonical_hash(pairs if ordered else sorted(pairs))
 
 
-def read_as(datalist: DataList) -> dict[str, Any]:
+def label_settings(datalist: DataList) -> dict[str, Any]:
     """Returns the settings that define foreground besides the file bytes of :func:`public_hash`; usually empty.
 
     Part of the keys of models trained on the public set.
@@ -152,7 +152,7 @@ def load_records(
             record |= {"volume": item.volume, "slice": item.slice or 1, "spacing": item.spacing or NO_SPACING}
         records.append(record)
     if not weak_labels:
-        problems.extend(masks_only([str(item.label_kind) for item in items if with_labels and item.weak], place))
+        problems.extend(weak_problems([str(item.label_kind) for item in items if with_labels and item.weak], place))
     problems.refuse_if_any()
     no_volume = {"volume": "", "slice": 0, "spacing": NO_SPACING}
     for key, default in {"group": "", "label_kind": LabelKind.MASK.value, **no_volume}.items():
@@ -162,12 +162,12 @@ def load_records(
     return records
 
 
-def different(records: Sequence[Record]) -> list[Record]:
+def without_duplicates(records: Sequence[Record]) -> list[Record]:
     """Returns the records without duplicates: of images with the same bytes, one is kept."""
     return list({record.get("image_sha256", index): record for index, record in enumerate(records)}.values())
 
 
-def masks_only(kinds: Sequence[str], where: str) -> list[Problem]:
+def weak_problems(kinds: Sequence[str], where: str) -> list[Problem]:
     """Returns a problem if there are weak labels where only masks can be used.
 
     Args:

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from samfed_monai.core.errors import Problem, Problems, Refused, failure_of, refused
-from samfed_monai.core.io import Written, read_json, taken_back_on_error, write_json, write_new
+from samfed_monai.core.errors import Problem, Problems, Refused, error_text, refused
+from samfed_monai.core.io import Created, read_json, undo_on_error, write_json, write_new
 from samfed_monai.core.run_log import progress_bar
+from samfed_monai.core.text import counted
 from samfed_monai.core.validators import one_of
-from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_frames
 from samfed_monai.data.folders import (
     FIRST_CHANNEL,
@@ -197,7 +197,7 @@ def _refuse_errors(path: Path, expected: str, hint: str = "") -> Iterator[None]:
     except FileNotFoundError:  # nibabel's own message does not say so
         raise refused(path, "no such file", expected, "check the path") from None
     except Exception as error:
-        raise refused(path, failure_of(error), expected, hint) from None
+        raise refused(path, error_text(error), expected, hint) from None
 
 
 def _voxels(path: Path, image: Any) -> NDArray[Any]:
@@ -363,7 +363,7 @@ def cut_nifti(
     reorient: bool = False,
     without_spacing: Sequence[str] = (),
     skip_unreadable: bool = False,
-    written: Written | None = None,
+    written: Created | None = None,
 ) -> list[str]:
     """Cuts NIfTI volumes and their masks into pictures, in the layout of :mod:`.folders`.
 
@@ -402,7 +402,7 @@ def cut_nifti(
     for site in without_spacing:
         problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
     skipped, paths, notes, blank_slices, examples = list[Path](), set[Path](), dict[str, Any](), 0, dict[int, Path]()
-    with taken_back_on_error(written) as files:
+    with undo_on_error(written) as files:
         for volume in progress_bar(volumes, desc="cutting", unit="volume"):
             try:
                 cut, voxel, blank, values = _cut_volume(volume, labels, classes, reorient)

@@ -10,11 +10,11 @@ import numpy as np
 from scipy import ndimage
 
 from samfed_monai.core.errors import Problems, refused
-from samfed_monai.core.io import Written, sha256_bytes, taken_back_on_error, write_new
+from samfed_monai.core.io import Created, sha256_bytes, undo_on_error, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.text import counted
 from samfed_monai.core.validators import installed, one_of, require, whole
-from samfed_monai.core.words import counted
 from samfed_monai.data.classes import read_classes
 from samfed_monai.data.datalist import DataList, Item, LabelKind, Site, confine
 from samfed_monai.data.reading import Picture, decode_grey, png_of, read_bytes, read_mask
@@ -223,7 +223,7 @@ def weaken_list(
     problems.refuse_if_any()
     masked = [(site, item) for site in kinds for item in datalist.sites[site].unlabelled if item.label]
     weakened, root, sizes = dict[str, Item](), Path(data_root), {"points": points, "width": width}
-    with taken_back_on_error() as written:
+    with undo_on_error() as written:
         for site, item in progress_bar(masked, desc="weak labels", unit="image"):
             weakened[item.image] = _weak_item(item, LabelKind(kinds[site]), datalist, root, seed, sizes, written)
     sites = {
@@ -234,7 +234,7 @@ def weaken_list(
 
 
 def _weak_item(
-    item: Item, kind: LabelKind, datalist: DataList, root: Path, seed: int, sizes: Mapping[str, int], written: Written
+    item: Item, kind: LabelKind, datalist: DataList, root: Path, seed: int, sizes: Mapping[str, int], written: Created
 ) -> Item:
     label = str(item.label)
     path = confine(root, label, where=label)

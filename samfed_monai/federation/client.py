@@ -27,7 +27,7 @@ from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state, seed_transforms
 from samfed_monai.core.validators import one_of, require
 from samfed_monai.federation.exchange_object import HEADER, Call, as_network_tensors, metrics_of_parts, sendable
-from samfed_monai.federation.own_network import OwnNetwork, split_state
+from samfed_monai.federation.site_network import SiteNetwork, split_state
 from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.images_seen import ImagesSeen, identities
 from samfed_monai.handlers.rounds import forget_unfinished_run
@@ -137,9 +137,9 @@ class SamFedAlgo(MonaiAlgo):
     evaluation, which is of test images.
 
     With a ``client_algorithm`` in the bundle and an ``extra["purpose"]`` other than ``replace``, the site keeps its own
-    network (:class:`OwnNetwork`), and its weights are then part of :meth:`state_dict`. If part of a network is personal
-    or frozen, messages hold only the shared names, personal values are part of :meth:`state_dict`, and the site's own
-    model is evaluated: the received weights with the personal ones.
+    network (:class:`SiteNetwork`), and its weights are then part of :meth:`state_dict`. If part of a network is
+    personal or frozen, messages hold only the shared names, personal values are part of :meth:`state_dict`, and the
+    site's own model is evaluated: the received weights with the personal ones.
 
     Args:
         bundle_root: the bundle's folder.
@@ -186,7 +186,7 @@ class SamFedAlgo(MonaiAlgo):
         #: Images used in the last training and in the last evaluation.
         self.trained_on, self._evaluated_images = ImagesSeen(), ImagesSeen()
         #: The site's network and the parts that stay here; ``None`` before :meth:`initialize`.
-        self.own: OwnNetwork | None = None
+        self.own: SiteNetwork | None = None
         #: The image-derived statistic that this site sends; ``None`` without ``statistics`` in the bundle.
         self.statistic: Statistic | None = None
 
@@ -213,7 +213,7 @@ class SamFedAlgo(MonaiAlgo):
         with own_random_state(derive_seed(extra.get("seed", 0), site, "sharing")):
             trains = self.trainer is not None
             if (engine := self.trainer or self.evaluator) is not None:
-                self.own = OwnNetwork.of(engine.network, self._parser, trains=trains)
+                self.own = SiteNetwork.of(engine.network, self._parser, trains=trains)
             self.statistic = parsed(self._parser, "statistics") if trains else None
         for engine, images_seen in ((self.trainer, self.trained_on), (self.evaluator, self._evaluated_images)):
             if engine is not None:
@@ -445,7 +445,7 @@ class SamFedAlgo(MonaiAlgo):
         return getattr(self.train_workflow if self.trainer is not None else self.eval_workflow, "parser", None)
 
     @property
-    def _required_network(self) -> OwnNetwork:
+    def _required_network(self) -> SiteNetwork:
         if self.own is None:
             raise RuntimeError("the client was used before initialize()")
         return self.own

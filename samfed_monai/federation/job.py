@@ -16,7 +16,7 @@ from samfed_monai.config.workflow import training_values_of_command, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
-from samfed_monai.data.classes import other_classes
+from samfed_monai.data.classes import class_mismatch
 from samfed_monai.federation.participants import NETWORK, Participants, dry_run
 from samfed_monai.federation.plan import Paths, Plan, split_paths
 from samfed_monai.federation.preparation import is_sam
@@ -167,7 +167,7 @@ def _unknown_ids(paths: Paths, workflow: str, ids: Mapping[str, Any], variant: s
     """Yields a problem for each override of an id that the bundle does not have, which the run would ignore."""
     values = {name: value for name, value in ids.items() if name != NETWORK}
     config = BundleConfig.of_workflow(paths.bundle_root, workflow, values, variant=variant)
-    for problem in check_override_ids(config, at_once=True):
+    for problem in check_override_ids(config, lazy=True):
         layer, _, name = problem.where.partition(" -> ")
         if layer == COMMAND_LINE:
             yield replace(problem, where=f"FederatedJob -> {name}")
@@ -227,7 +227,7 @@ def check_training(
     files, problems = variant_files(bundle_root, variant) if variant is not None else [], Problems()
     config = WorkflowConfig(Path(bundle_root), ("configs/train.json", *map(str, files)), normal_ids(dict(overrides)))
     name, classes = str(config.optional("network_name")), config.optional("classes")
-    problems.extend(other_classes(datalist.classes, classes, f"{datalist.name} -> classes") if datalist else ())
+    problems.extend(class_mismatch(datalist.classes, classes, f"{datalist.name} -> classes") if datalist else ())
     with problems.collected():
         if config.optional_id("network_def") and not is_sam(config, name):
             dry_run(config, {"the site": name}, {})

@@ -17,7 +17,7 @@ import torch
 from samfed_monai.bundle.images import SiteImages, SplitName
 from samfed_monai.config.own_images import deviations
 from samfed_monai.config.parse import join_id, lookup, parsed, reached, split_id
-from samfed_monai.config.targets import in_catalogue
+from samfed_monai.config.targets import is_from_catalogue
 from samfed_monai.config.workflow import component_refusal, unwrap_own, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
 from samfed_monai.core.seeds import derive_seed
@@ -26,15 +26,15 @@ from samfed_monai.core.validators import one_of, require
 from samfed_monai.data import DataList
 from samfed_monai.data.classes import outputs_of
 from samfed_monai.data.weak_labels import IGNORE
-from samfed_monai.federation.own_network import OwnNetwork
 from samfed_monai.federation.preparation import sam_fingerprint
+from samfed_monai.federation.site_network import SiteNetwork
 from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, client_config, without_pretraining
 from samfed_monai.handlers.guide import GlobalGuide, Guide
 from samfed_monai.handlers.term import PseudoLabelTerm, Term
 from samfed_monai.losses import without_label
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.metrics import cost_of
-from samfed_monai.networks import named, starts_from
+from samfed_monai.networks import known_weights, starts_from
 from samfed_monai.networks.catalogue import network_problems
 from samfed_monai.networks.input_size import batch_problems, size_problems
 from samfed_monai.networks.weights import encoder_weights_file
@@ -96,7 +96,7 @@ def require_starts(config: WorkflowConfig, names: Sequence[str]) -> None:
         Refused: with the problems of every network.
     """
     parser, problems = config.parser(), Problems()
-    if not in_catalogue(parser):
+    if not is_from_catalogue(parser):
         return
     weights = parsed(parser, "encoder_weights")
     for name in names:
@@ -105,7 +105,7 @@ def require_starts(config: WorkflowConfig, names: Sequence[str]) -> None:
             continue
         with problems.collected():
             encoder_weights_file(start, name)
-            if named(str(start)) is None:
+            if known_weights(str(start)) is None:
                 with own_random_state(0):  # random numbers drawn here are not used
                     config.with_overrides({"network_name": name}).value("network_def")
     problems.refuse_if_any()
@@ -154,7 +154,7 @@ class Participants:
             site: self.overrides[site].get("network_name") or choices_in_turn[place % len(choices_in_turn)]
             for place, site in enumerate(self.sites)
         }
-        if in_catalogue(config.parser()):
+        if is_from_catalogue(config.parser()):
             networks = [(f"network of {site}", name) for site, name in self.networks.items()]
             networks += [(f"mixed_networks#{place}", name) for place, name in enumerate(mixed)]
             first: dict[str, str] = {}
@@ -279,7 +279,7 @@ class Participants:
                 site: partial(build_network, self.config, name, self.overrides[site])
                 for site, name in self.networks.items()
             },
-            keeps_parts=start is not None and self.strategy.exchange.alike and bool(start.split.personal),
+            has_personal_part=start is not None and self.strategy.exchange.alike and bool(start.split.personal),
         )
 
     def _strategy(self) -> Strategy:
@@ -392,7 +392,7 @@ def dry_run(
         if are_built and parsed(parser, "images#weak_labels") is True:
             problems.extend(_weak_label_problems(parts, classes))
         with problems.collected():
-            split = OwnNetwork.of(network, parser, trains=False).split
+            split = SiteNetwork.of(network, parser, trains=False).split
             if strategy is not None:
                 strategy.require_names(split.shared)
         if strategy is not None and terms is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from samfed_monai.config.parse import flat
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import canonical_hash
-from samfed_monai.core.validators import departures, require, whole
+from samfed_monai.core.validators import require, schema_problems, whole
 from samfed_monai.federation.workflow import PATHS, bundle_content
 from samfed_monai.protocol import compression
 
@@ -76,7 +76,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         content = {each.name: getattr(self, each.name) for each in fields(self)}
-        problems = departures(content, SCHEMA, "plan")
+        problems = schema_problems(content, SCHEMA, "plan")
         for name, value in content.items():
             try:
                 json.dumps(_plain(value), allow_nan=False)
@@ -96,7 +96,7 @@ class Plan:
         Raises:
             Refused: unknown or missing keys, or values of the wrong type; all problems at once.
         """
-        require(departures(content, SCHEMA, "plan"))
+        require(schema_problems(content, SCHEMA, "plan"))
         return cls(**content)
 
     @property

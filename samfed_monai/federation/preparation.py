@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from samfed_monai import __version__
-from samfed_monai.config.targets import in_catalogue
+from samfed_monai.config.targets import is_from_catalogue
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.core.words import counted
+from samfed_monai.core.text import counted
 from samfed_monai.data import DataList, check_datalist, load_records
-from samfed_monai.data.classes import other_classes, several
+from samfed_monai.data.classes import class_mismatch, is_multiclass
 from samfed_monai.data.datalist import confine
-from samfed_monai.data.records import masks_only
+from samfed_monai.data.records import weak_problems
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics.quality import Colours, colours_of
 from samfed_monai.networks import find_checkpoint
@@ -35,7 +35,7 @@ _PREFIX = "sam_"
 
 def is_sam(config: WorkflowConfig, network: str) -> bool:
     """Whether a network of the catalogue is SAM itself, which needs a checkpoint."""
-    return network.startswith(_PREFIX) and in_catalogue(config.parser())
+    return network.startswith(_PREFIX) and is_from_catalogue(config.parser())
 
 
 def base_sam(config: WorkflowConfig, network: str) -> str | None:
@@ -210,7 +210,7 @@ def label_problems(datalist: DataList, participants: Participants, where: str) -
     for site in filter(datalist.sites.__contains__, participants.sites):
         images, place, masks = datalist.sites[site].unlabelled, f"{where} -> {site}", participants.needs_masks(site)
         if masks and (kinds := [str(item.label_kind) for item in images if item.weak]):
-            problems.extend(masks_only(kinds, f"{place} -> unlabelled"))
+            problems.extend(weak_problems(kinds, f"{place} -> unlabelled"))
         labelled = sum(item.label is not None for item in images)
         if not labelled if participants.supervised else masks and labelled < len(images):
             found = f"{labelled} of this site's {len(images)} images with a label"
@@ -228,8 +228,8 @@ def class_problems(datalist: DataList, config: WorkflowConfig) -> list[Problem]:
         config: the run's ``train.json``.
     """
     classes, problems = config.optional("classes"), Problems()
-    problems.extend(other_classes(datalist.classes, classes, f"{datalist.name or 'data list'} -> classes"))
-    if several(classes) and config.value("teacher_adapt") == "none":
+    problems.extend(class_mismatch(datalist.classes, classes, f"{datalist.name or 'data list'} -> classes"))
+    if is_multiclass(classes) and config.value("teacher_adapt") == "none":
         expected = "an adapted SAM (the original SAM gives only one mask)"
         hint = "use lora or decoder, so that the decoder learns a mask for each class"
         problems.add("train.json -> teacher_adapt", found="'none'", expected=expected, hint=hint)

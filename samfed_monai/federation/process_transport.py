@@ -26,8 +26,8 @@ from samfed_monai.config.workflow import unwrap
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.io import as_file_name, make_folder
-from samfed_monai.core.own_process import best_device, brief_spins, set_up_process, usable_cores
-from samfed_monai.core.run_log import is_news
+from samfed_monai.core.process_setup import best_device, limit_of_spins, set_up_process, usable_cores
+from samfed_monai.core.run_log import is_first
 from samfed_monai.federation.child_process import Child, ChildDied, Reply, serve
 from samfed_monai.federation.plan import AUTO, Paths, Plan
 from samfed_monai.federation.progress import Progress
@@ -194,7 +194,7 @@ class _SiteProcess:
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "OMP_NUM_THREADS": str(settings["threads"]),
             "TQDM_DISABLE": "1",  # bars of several processes would be drawn over each other
-            **brief_spins(),
+            **limit_of_spins(),
         }
         self.sites, self.child = sites, Child(__name__, settings, environment=environment)
         self.thread = ThreadPoolExecutor(1)  # one site after the other
@@ -276,7 +276,7 @@ class _Log(logging.Handler):
 
     def __init__(self, level: int) -> None:
         super().__init__()
-        self.addFilter(is_news)
+        self.addFilter(is_first)
         self._records: list[tuple[str, int, str]] = []
         logging.getLogger().addHandler(self)
         logging.getLogger("samfed_monai").setLevel(level)

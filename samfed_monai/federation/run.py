@@ -14,11 +14,11 @@ from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.config.parse import flat, led, lookup
-from samfed_monai.config.variants import declared
+from samfed_monai.config.parse import flat, lookup, resolve
+from samfed_monai.config.variants import resolved_method
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import PUBLIC, sha256_bytes, sha256_file, write_json
-from samfed_monai.core.own_process import device_name, peak_memory, usable_device
+from samfed_monai.core.process_setup import device_name, peak_memory, usable_device
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
@@ -46,7 +46,7 @@ from samfed_monai.federation.start import Start, StartingPoint, warm_start
 from samfed_monai.federation.teacher import MASKS_FROM, StudentTeacher, TeacherStage, pack_model
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
-from samfed_monai.metrics.quality import FEWEST, Calibration, Quality
+from samfed_monai.metrics.quality import MIN_IMAGES, Calibration, Quality
 from samfed_monai.metrics.quality_file import digests_of, write_quality
 from samfed_monai.networks.fpn import BASE
 from samfed_monai.networks.weights import TEACHER, takes_teacher
@@ -60,7 +60,7 @@ from samfed_monai.privacy import (
 )
 from samfed_monai.privacy.secure_aggregation import SecureServer
 from samfed_monai.protocol.compression import NONE, Compression, compression_problems
-from samfed_monai.protocol.guard import Counts, UpdateGuard
+from samfed_monai.protocol.guard import ImageCounts, UpdateGuard
 from samfed_monai.protocol.message import Kind
 from samfed_monai.protocol.transport import Transport
 from samfed_monai.results import build_results, round_traffic
@@ -239,7 +239,7 @@ class Run:
     def _write_quality(self, calibration: Calibration | None, datalist: DataList) -> None:
         """Writes ``quality.json``: the calibration of expected Dice, and the colours of the public images."""
         if calibration is None:
-            logger.info("expected Dice is not calibrated: fewer than %d validation images are usable", FEWEST)
+            logger.info("expected Dice is not calibrated: fewer than %d validation images are usable", MIN_IMAGES)
         colours = public_colours(self.participants.config, datalist, self.paths.data_root)
         sites = {name: [item.sha256 for item in site.validation] for name, site in datalist.sites.items()}
         write_quality(Quality(calibration, colours, digests_of(sites) if calibration else ()), self.paths.output_dir)
@@ -426,17 +426,17 @@ class Run:
             server.secure = SecureServer(secure, strategy, server.transport, sum_file, timeout=plan.timeout)
         trained = self.start is not None or self._warm_steps > 0
         server.score_start = trained and not self._warm_start_is_late and not strategy.keeps_states
-        server.counts = Counts({site: n for site, n in images.items() if site in participants.sites}, self.guard)
+        server.counts = ImageCounts({site: n for site, n in images.items() if site in participants.sites}, self.guard)
 
     @property
     def _warm_start_is_late(self) -> bool:
         return self.participants.strategy.rounds_before_warm_start > 0
 
-    def warm_config(self, network: str) -> tuple[WorkflowConfig, int]:
+    def warm_start_config(self, network: str) -> tuple[WorkflowConfig, int]:
         """``train.json`` and steps of a network's warm start: the run's own, then the variant's ``warm_start``."""
         content = self.participants.config.parser().get()
         # applied on top of dp_only; "@id" is an option of the run
-        warm_overrides = {key: led(content, value) for key, value in flat(content.get("warm_start") or {}).items()}
+        warm_overrides = {key: resolve(content, value) for key, value in flat(content.get("warm_start") or {}).items()}
         steps = warm_overrides.pop("warm_start_steps", self.plan.warm_start_steps)
         declared = content.get("network_def")
         overrides = {**self.plan.train, **self.paths.overrides(), "network_name": network, "network_def": declared}
@@ -445,11 +445,11 @@ class Run:
     @property
     def _warm_steps(self) -> int:
         """Warm-start steps of the server's network on the public images; 0 without such images."""
-        return self.warm_config(self.participants.server_network)[1] if self.datalist.public else 0
+        return self.warm_start_config(self.participants.server_network)[1] if self.datalist.public else 0
 
     def _warm_weights(self, network: str, trunk: Path | None, **replaced: Any) -> dict[str, Tensor]:
         """A network's weights after its warm start; ``replaced`` replaces arguments of :func:`warm_start`."""
-        config, steps = self.warm_config(network)
+        config, steps = self.warm_start_config(network)
         options: dict[str, Any] = {
             "datalist": self.datalist,
             "steps": steps,
@@ -546,7 +546,7 @@ def plan_problems(
     if participants is None:
         return list(problems)
     with problems.collected():
-        method = declared(paths.bundle_root, plan.variant)
+        method = resolved_method(paths.bundle_root, plan.variant)
         require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
     classes = participants.config.optional("classes") or []
     noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None

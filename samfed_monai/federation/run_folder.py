@@ -33,7 +33,7 @@ from samfed_monai.core.io import (
     write_text,
 )
 from samfed_monai.core.run_log import round_folders, run_record
-from samfed_monai.core.words import clipped
+from samfed_monai.core.text import clipped
 from samfed_monai.metrics import pool, worst
 from samfed_monai.metrics.quality import Calibration, Group
 from samfed_monai.protocol.message import Message
@@ -89,7 +89,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.store = RoundStore(self.path / "rounds")
-        self.bests = Bests()
+        self.bests = BestRounds()
         self._terms: list[str] = []  # columns of the table beside COLUMNS
         self._written = 0  # rounds that this process has written into the table
 
@@ -655,7 +655,7 @@ _Rating = tuple[bool, int, float, int]
 """Whether scored with labels, number of sites with scores so far, Dice, negative round number; the largest is best."""
 
 
-class Bests:
+class BestRounds:
     """The best round so far and as of the round before, updated as rounds are stored; each record is read once.
 
     The best round has the highest mean validation Dice; the earliest wins a tie. If no site has masks, it is the round
@@ -711,8 +711,8 @@ class Bests:
 
 
 def best_round(records: Sequence[Mapping[str, Any]], start: Mapping[str, Any] | None = None) -> int:
-    """The best of some rounds and of the initial network (:class:`Bests`)."""
-    bests = Bests()
+    """The best of some rounds and of the initial network (:class:`BestRounds`)."""
+    bests = BestRounds()
     bests.follow(records, start)
     return bests.now
 

@@ -13,10 +13,10 @@ from samfed_monai.config.parse import lookup
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import did_you_mean, refused
 from samfed_monai.core.io import PRIVATE, PUBLIC, atomic_write, read_json, safe_load
-from samfed_monai.core.model_file import BASE_SAM, USAGE, read_header, settings_in, tensor_names, usage_of
+from samfed_monai.core.model_file import BASE_SAM, USAGE, read_header, run_settings, tensor_names, usage_of
 from samfed_monai.core.run_log import run_record
-from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.run_folder import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore, state_file
+from samfed_monai.federation.site_network import split_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +110,7 @@ class RunModels:
         return bool(self._tailored) or self._states_at_sites or any(self._has_state(site) for site in self.sites)
 
     @property
-    def whole_at_server(self) -> bool:
+    def server_model_is_complete(self) -> bool:
         """Whether the server's model works without values of a site."""
         return bool(self._shared) and (self._whole_networks or not self.personal or bool(self._tailored))
 
@@ -165,9 +165,9 @@ class RunModels:
         keeps_own = bool(site) and (site in self.trained or not self._whole_networks)
         if keeps_own and (states is not None or self._has_state(site) or site in self._tailored):
             return
-        if keeps_own or not self.whole_at_server:
+        if keeps_own or not self.server_model_is_complete:
             self._require_local_states(site or "SITE")
-        if not self.whole_at_server and (not site or not self._shared):
+        if not self.server_model_is_complete and (not site or not self._shared):
             found = "shared values only" if self._shared else "no network at the server"
             hint = f"choose the model of a site with --site: {', '.join(self.sites)}"
             raise refused(str(self.folder), found=found, expected="a model for all sites", hint=hint)
@@ -175,8 +175,8 @@ class RunModels:
     def header(self, site: str = "") -> dict[str, str]:
         """Header of a model's file: how its network is built, its site, round and variant."""
         config = self.run.get("config", {})
-        network = settings_in(config, site if site in self.trained else "")
-        alike = network.get("network_name") == settings_in(config).get("network_name")
+        network = run_settings(config, site if site in self.trained else "")
+        alike = network.get("network_name") == run_settings(config).get("network_name")
         size, classes = network.get("image_size"), json.loads(network.get("classes", "[]"))
         values = {
             **network,

@@ -33,12 +33,12 @@ from samfed_monai.federation.run_folder import (
 )
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.metrics.quality import Calibration, groups_in
-from samfed_monai.metrics.scores import BESIDE, EMPTY, NAMES
+from samfed_monai.metrics.scores import EMPTY, EXTRAS, NAMES
 from samfed_monai.privacy.allowed import EXPECTED, NO_IMAGES, withheld_reason
 from samfed_monai.privacy.noise import CentralNoise
 from samfed_monai.privacy.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
 from samfed_monai.protocol.compression import Compression, Sender, Step
-from samfed_monai.protocol.guard import Counts, Inbox
+from samfed_monai.protocol.guard import ImageCounts, Inbox
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.strategy import Strategy
 from samfed_monai.protocol.transport import Failure, SentWeights, Task, Transport, scrub
@@ -79,7 +79,7 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     # without images no mask is empty
     counts = {side: reply.metrics.get(f"empty_{side}", None if reply.n else 0) for side in EMPTY}
     empty = {side: None if count is None else int(count) for side, count in counts.items()}
-    other_scores = {name: reply.metrics[name] for name in BESIDE if name in reply.metrics}
+    other_scores = {name: reply.metrics[name] for name in EXTRAS if name in reply.metrics}
     return {**scores, "n": reply.n, "empty": empty, **other_scores, **parts_in(reply.metrics, classes)}
 
 
@@ -196,7 +196,7 @@ class RoundController:
     skip_empty: bool = False
     progress: Progress = field(default_factory=Progress)
     on_round: Callable[[Sequence[Mapping[str, Any]]], None] = lambda _: None
-    counts: Counts = field(default_factory=lambda: Counts({}))
+    counts: ImageCounts = field(default_factory=lambda: ImageCounts({}))
     central: CentralNoise | None = None
     secure: SecureServer | None = None
     compression: Compression | None = None
@@ -369,7 +369,8 @@ class RoundController:
         """
         clock, aggregate = self._clock(), self.secure or self.central or self.strategy
         with clock("controller"):
-            messages, before = self.strategy.configure(round), self._copy_model()
+            messages, weights = self.strategy.configure(round), self.strategy.global_weights
+            before = {name: tensor.clone() for name, tensor in weights.items()} if self.sender else {}
             masked = self.secure is not None  # the reply to TRAIN then has only numbers; masked weights follow
             kind = self.strategy.exchange.answer if self.sender is None else Kind.STEP
             inbox = Inbox(round=round, sites=messages, like=self._expected_tensors, kind=kind)
@@ -437,10 +438,6 @@ class RoundController:
         reply = replace(reply, kind=self.strategy.exchange.answer, tensors=tensors)
         reply.check(up=True, like=like, site=request.site, round=request.round)
         return reply
-
-    def _copy_model(self) -> dict[str, Tensor]:
-        """Copy of the model that a round starts from, which sites have after its message; empty without compression."""
-        return {name: tensor.clone() for name, tensor in self.strategy.global_weights.items()} if self.sender else {}
 
     def _apply_step(self, before: Mapping[str, Tensor]) -> None:
         """Replaces the strategy's model by the one that sites compute from its step from the model before."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from samfed_monai.core.errors import ExitCode, Stopped, Terminated
 
-ASKED = "received SIGTERM"
+RECEIVED_SIGTERM = "received SIGTERM"
 
 
 class Interrupted(Stopped):
@@ -57,11 +57,11 @@ class Termination:
         finally:
             self._deferred = False
         if self._pending:
-            raise Terminated(ASKED)
+            raise Terminated(RECEIVED_SIGTERM)
 
     def _receive(self, number: int, frame: object) -> None:
         if os.getpid() != self._process:  # a forked worker of a data loader: it stores nothing
             os._exit(128 + number)
         self._pending = True
         if not self._deferred:
-            raise Terminated(ASKED)
+            raise Terminated(RECEIVED_SIGTERM)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai.fl.utils.constants import ExtraItems
 
-from samfed_monai.config.variants import declared
+from samfed_monai.config.variants import resolved_method
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import as_file_name
 from samfed_monai.core.run_log import run_record
@@ -20,10 +20,9 @@ from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.core.validators import one_of, require
 from samfed_monai.data import DataList, load_records
-from samfed_monai.data.classes import other_classes, several
+from samfed_monai.data.classes import class_mismatch, is_multiclass
 from samfed_monai.federation.client import SamFedAlgo
 from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, parts_in, to_exchange_object
-from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Paths, Plan
 from samfed_monai.federation.preparation import (
@@ -33,6 +32,7 @@ from samfed_monai.federation.preparation import (
     own_fingerprints,
     sam_fingerprint,
 )
+from samfed_monai.federation.site_network import split_state
 from samfed_monai.federation.site_teacher import Disagreement, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
@@ -223,7 +223,7 @@ class Site:
         self.privacy = floor.tighten(Privacy.from_json(plan.privacy))
         if self.privacy.secure_aggregation is not None:
             self.privacy.secure_aggregation.require_threshold(len(plan.sites))
-        self.method = declared(paths.bundle_root, plan.variant)
+        self.method = resolved_method(paths.bundle_root, plan.variant)
         compression = Compression.of(plan.compression)
         self._sender = None if compression is None or not self.trains else Sender(compression)
         run = run or str(run_record(paths.output_dir).get("run", ""))  # of a run whose sites share a machine
@@ -271,13 +271,13 @@ class Site:
         """The Ignite engine that ``task`` runs, for a progress bar; ``None`` if there is none yet."""
         return self._algo.engine(task) if self._algo is not None else None
 
-    def masks_taken(self) -> int:
+    def max_mask_pixels(self) -> int:
         """Maximum number of soft-mask pixels in a message to this site: that of its list's public set.
 
         A larger message is refused before it is decompressed (fault 79); 0 if the plan exchanges no soft masks.
         """
         algorithm = self.client.own.algorithm if self.client.own is not None else None
-        return algorithm.masks_taken() if algorithm is not None else 0
+        return algorithm.max_mask_pixels() if algorithm is not None else 0
 
     def state_dict(self) -> dict[str, Tensor]:
         """State that this site needs to continue after the last round in another process; empty if it keeps none."""
@@ -407,11 +407,11 @@ class Site:
     def _other_classes(self) -> list[Problem]:
         """Problems of class names that differ from the run's; this site's own names are logged here and not sent."""
         listed, classes = self.checked_list(), self.participants.config.optional("classes")
-        problems = other_classes(listed.classes, classes, "data list -> classes")
+        problems = class_mismatch(listed.classes, classes, "data list -> classes")
         for problem in problems:
             logger.error("%s: %s", self.site, problem)
         without_names: dict[str, str] = {"found": "other classes (see this site's log)"}
-        if not several(classes):  # the hint names them, too
+        if not is_multiclass(classes):  # the hint names them, too
             without_names["hint"] = "prepare the list with a single --label"
         return [replace(problem, **without_names) for problem in problems]
 

@@ -17,13 +17,13 @@ from samfed_monai.core.errors import Problem, Refused, SamFedError
 from samfed_monai.core.io import read_json, sha256_bytes, sha256_file, to_csv, write_bytes, write_json
 from samfed_monai.data import DataList, load_records
 from samfed_monai.data.reading import png_of
-from samfed_monai.data.records import different
+from samfed_monai.data.records import without_duplicates
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
 from samfed_monai.federation.exchange_object import metrics_of_parts
 from samfed_monai.federation.teacher import MASKS_FROM, StudentTeacher, TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.losses import probabilities
-from samfed_monai.metrics import BESIDE, NAMES, over_classes, scores_by_class, segmentation_scores, summarise
+from samfed_monai.metrics import EXTRAS, NAMES, over_classes, scores_by_class, segmentation_scores, summarise
 from samfed_monai.metrics.quality import estimate
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, message_refused
 
@@ -66,7 +66,7 @@ class SiteMasks:
         with single_writer(self.folder.parent / f"{self.site}.complete"):
             store = self.store(teacher.sha256)
             for split in splits:
-                computed += fill_store(teacher, self.records(split), store, whose=f"{self.site} {split}")
+                computed += fill_store(teacher, self.records(split), store, owner=f"{self.site} {split}")
         return computed
 
     def teacher_scores(self, teacher_sha256: str, config: WorkflowConfig, split: str) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ class SiteMasks:
         preprocessing = parser.get_parsed_content("validate#preprocessing")
         handler = parser.get_parsed_content("validate#scores")
         store, rows = self.store(teacher_sha256), []
-        for record in different(self.records(split)):  # each once, as at the students' evaluation
+        for record in without_duplicates(self.records(split)):  # each once, as at the students' evaluation
             label = torch.as_tensor(preprocessing(dict(record))["label"])
             mask = resize_probabilities(store.get(record["image_sha256"])[None], label.shape[-2:])
             rows.append({"id": record["id"], **handler.row_of(mask[0], label)})
@@ -177,7 +177,7 @@ class SiteTeacher:
         rows = self.masks.teacher_scores(self.sha256, self.config, split)
         convention = self.config.parser().get_parsed_content("validate#scores").convention
         summary = summarise(rows, skip_empty=convention["empty"] == "skipped")
-        means = {name: summary[name] for name in (*NAMES, *BESIDE) if summary.get(name) is not None}
+        means = {name: summary[name] for name in (*NAMES, *EXTRAS) if summary.get(name) is not None}
         empty = {f"empty_{side}": count for side, count in summary["empty"].items()}
         return {"n": summary["n"], "metrics": {**means, **empty, **metrics_of_parts(summary)}}
 

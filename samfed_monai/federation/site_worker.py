@@ -21,7 +21,7 @@ class SiteWorker:
 
     Args:
         make_site: makes a site from its name: an object with ``answer(task, message) -> message``, ``state_dict`` and
-            ``load_state_dict``, and ``masks_taken`` (:meth:`.Site.masks_taken`) if it accepts soft masks.
+            ``load_state_dict``, and ``max_mask_pixels`` (:meth:`.Site.max_mask_pixels`) if it accepts soft masks.
         states: returns the folder of a site's states from its name.
     """
 
@@ -46,7 +46,7 @@ class SiteWorker:
             self._sites[name] = site, SiteState(self._states(name), site), HeldWeights()
         site, state, held = self._sites[name]
         try:
-            max_masks = getattr(site, "masks_taken", int)  # a site without this method accepts none
+            max_masks = getattr(site, "max_mask_pixels", int)  # a site without this method accepts none
             message = held.complete(from_bytes(payload, max_inflated=max_masks))
             if message.extra.get("model") != "teacher":  # it is scored before round 0, without the site's network
                 state.restore(task, message.round)

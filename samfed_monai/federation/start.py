@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.config.variants import find_variant
 from samfed_monai.core.errors import Problem, Refused, refused
 from samfed_monai.core.io import safe_load, save_tensors, sha256_file
-from samfed_monai.core.model_file import BASE_SAM, base_sam_of, read_header, trained_otherwise
+from samfed_monai.core.model_file import BASE_SAM, base_sam_of, read_header, setting_differences
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.tensor_file import checksum
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList, load_records, public_hash, split_public
-from samfed_monai.data.records import read_as
+from samfed_monai.data.records import label_settings
 from samfed_monai.federation.participants import SERVER, Participants, build_network
 from samfed_monai.federation.preparation import base_sam
 from samfed_monai.federation.progress import Progress
@@ -26,8 +26,8 @@ from samfed_monai.federation.teacher import single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.networks.key_patterns import KeySplit, network_split
-from samfed_monai.networks.weights import named, starts_from
-from samfed_monai.teacher.exam import as_good_as, mean
+from samfed_monai.networks.weights import known_weights, starts_from
+from samfed_monai.teacher.evaluation import mean, within_one_standard_error
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -66,7 +66,7 @@ class StartingPoint:
         """
         path, name = starting_file(source), participants.server_network
         settings = {"network_name": name, "classes": participants.config.optional("classes") or ["foreground"]}
-        problems = trained_otherwise(path, settings)
+        problems = setting_differences(path, settings)
         trained_on, sam_here = base_sam_of(path), participants.sam_fingerprint().get(BASE_SAM)
         if trained_on and sam_here not in (None, trained_on):
             found, expected = str(sam_here)[:12], f"{trained_on[:12]}, on which {path.name} was trained"
@@ -101,8 +101,8 @@ def warm_start(
         cache_dir: folder of finished weights, by the hash of everything that determines them.
         trunk: an adapter whose trunk the network's encoder starts from, in place of its own ``encoder_weights``.
         held_out: fraction of the public images, whole groups at a time, that is not trained on and decides when to
-            stop: the weights of the last evaluation that is as good as the best one are kept (within a standard error,
-            see ``samfed_monai.teacher.exam.as_good_as``). The teacher's own fit with seed 0 holds out the same images.
+            stop: the weights of the last evaluation that is as good as the best one are kept (within a standard error).
+            The teacher's own fit with seed 0 holds out the same images.
             0 trains on all images for all steps.
         initial_weights: shared weights of the network to start from in place of those that it is built with: the result
             of rounds before the warm start.
@@ -114,7 +114,7 @@ def warm_start(
     public = public_hash(datalist)
     steps = steps if datalist.public else 0
     sam = base_sam(config, config.value("network_name"))  # its frozen weights are not stored
-    inputs: dict[str, Any] = read_as(datalist) | ({} if sam is None else {"base_sam": sam})
+    inputs: dict[str, Any] = label_settings(datalist) | ({} if sam is None else {"base_sam": sam})
     inputs |= {} if trunk is None else {"trunk": sha256_file(trunk)}
     inputs |= {"held_out": held_out} if held_out and steps else {}
     groups = [item.group for item in datalist.public]  # they decide which images are held out
@@ -141,7 +141,7 @@ def warm_start(
 def _encoder_hash(config: WorkflowConfig) -> dict[str, str]:
     """Hash of a user's own file that the encoder starts from; empty for weights given by name."""
     start = starts_from(config.value("network_name"), config.optional("encoder_weights"))
-    return {} if start is None or named(str(start)) is not None else {"encoder": sha256_file(start)}
+    return {} if start is None or known_weights(str(start)) is not None else {"encoder": sha256_file(start)}
 
 
 class _HeldOut:
@@ -187,7 +187,7 @@ class _HeldOut:
             scores = [row["dice"] for row in evaluator.state.scores]
             if not self.best or mean(scores) > mean(self.best):
                 self.best = scores
-            if as_good_as(scores, self.best):
+            if within_one_standard_error(scores, self.best):
                 self.step = engine.state.iteration
                 self.kept = {name: value.detach().clone() for name, value in engine.network.state_dict().items()}
 

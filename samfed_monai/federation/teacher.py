@@ -22,14 +22,14 @@ from samfed_monai.core.model_file import (
     SETTINGS,
     full_header,
     network_overrides,
+    setting_differences,
     settings_of,
-    trained_otherwise,
 )
-from samfed_monai.core.own_process import best_device
+from samfed_monai.core.process_setup import best_device
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.core.validators import require, switch
 from samfed_monai.data import DataList, public_hash
-from samfed_monai.data.records import read_as
+from samfed_monai.data.records import label_settings
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.federation.participants import Participants, build_network
 from samfed_monai.federation.preparation import is_sam
@@ -220,7 +220,7 @@ class TeacherStage:
     def _fit(self, datalist: DataList, data_root: str | Path, *, adapt: str, checkpoint: Path) -> Path:
         config = self.config.with_overrides({"adapt": adapt})
         about = {"config": config.content(without=PATHS | EVALUATION | TEST_TIME), "public": public_hash(datalist)}
-        about |= {"checkpoint": sha256_file(checkpoint), **read_as(datalist)}
+        about |= {"checkpoint": sha256_file(checkpoint), **label_settings(datalist)}
         groups = [item.group for item in datalist.public]  # they decide which images are held out
         about |= {} if (sha256 := self.start_sha256) is None else {"start_from": sha256}
         key = canonical_hash(about | ({"groups": groups} if any(groups) else {}))
@@ -357,7 +357,7 @@ def pack_model(source: str | Path, participants: Participants) -> bytes:
 
 def _require_alike(path: Path, config: WorkflowConfig) -> None:
     settings = {"image_size": config.value("image_size"), "classes": config.optional("classes") or ["foreground"]}
-    require(replace(each, where=f"{MASKS_FROM} -> {each.where}") for each in trained_otherwise(path, settings))
+    require(replace(each, where=f"{MASKS_FROM} -> {each.where}") for each in setting_differences(path, settings))
 
 
 def _untrained(config: WorkflowConfig, name: str, path: Path) -> nn.Module:

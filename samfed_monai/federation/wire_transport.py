@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from samfed_monai.core.run_log import round_folders
-from samfed_monai.core.words import printable
+from samfed_monai.core.text import printable
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.run_folder import CLIENTS
 from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes, wire_size

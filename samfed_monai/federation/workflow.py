@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.parse import MISSING, is_note, lookup, parsed, reached, split_id
-from samfed_monai.config.targets import in_catalogue
+from samfed_monai.config.targets import is_from_catalogue
 from samfed_monai.config.variants import variant_files
 from samfed_monai.config.workflow import unwrapped
 from samfed_monai.core.errors import refused
@@ -54,7 +54,7 @@ class WorkflowConfig:
 
     def without_pretraining(self) -> WorkflowConfig:
         """The same without pretrained weights in a network of the catalogue, see :func:`without_pretraining`."""
-        return self.with_overrides(_NO_PRETRAINED_WEIGHTS) if in_catalogue(self.parser()) else self
+        return self.with_overrides(_NO_PRETRAINED_WEIGHTS) if is_from_catalogue(self.parser()) else self
 
     def without_unknown_overrides(self) -> WorkflowConfig:
         """Drops overrides of ids that only other variants have, such as ``terms#proximal#mu`` without such a term."""
@@ -136,7 +136,7 @@ def without_pretraining(parser: Any) -> Any:
 
     The server sends the initial weights, so no site needs the files of pretrained weights.
     """
-    if in_catalogue(parser):
+    if is_from_catalogue(parser):
         parser.update(pairs=_NO_PRETRAINED_WEIGHTS)
     return parser
 

@@ -25,7 +25,7 @@ from nvflare.apis.signal import Signal
 
 from samfed_monai.core.errors import ExitCode, Refused, SamFedError, Stopped, machine_failure
 from samfed_monai.core.io import read_json, write_json
-from samfed_monai.core.own_process import set_up_process
+from samfed_monai.core.process_setup import set_up_process
 from samfed_monai.federation.wire_transport import Post, Request, WireTransport
 from samfed_monai.flare.executor import FAILURE, pack, unpack
 from samfed_monai.flare.session import RUN_ID, publish, write_status

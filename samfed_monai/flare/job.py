@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """The plan of a command line.
 
     Args:
@@ -78,7 +78,7 @@ def _require_names(plan: Plan) -> None:
     require(problems)
 
 
-def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = True) -> Planned:
+def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = True) -> PlannedRun:
     """Checks the bundle with its overrides and plans the run, without running anything.
 
     Args:
@@ -103,7 +103,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     require(plan_problems(job.plan, job.paths, participants, datalist, sites=len(participants.sites), build=True))
     for note in notes_on_statistics(Privacy.from_json(job.plan.privacy), participants.strategy, job.plan.variant):
         logger.warning("%s", note)
-    return Planned(plan, job.paths, datalist, report=lambda: parser.get_parsed_content("report"))
+    return PlannedRun(plan, job.paths, datalist, report=lambda: parser.get_parsed_content("report"))
 
 
 def _require_no_paths(paths: Paths, *, here: bool) -> None:
@@ -176,7 +176,7 @@ _PARTS |= {f"app/config/{name}": S_ISREG for name in ("config_fed_server.json", 
 _MOST_SHOWN = 5  # number of problems shown; a whole folder may have been copied there
 
 
-def exported_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
+def export_again(job: str | Path, folder: str | Path) -> tuple[Path, Plan]:
     """Writes an exported job again from its plan, so that nothing else of it is submitted.
 
     Args:

@@ -20,7 +20,7 @@ from typing import Any
 from samfed_monai.core.errors import AGAIN, ExitCode, SamFedError, Stopped, Terminated, refused
 from samfed_monai.core.io import PUBLIC, atomic_write, read_json, write_json
 from samfed_monai.federation.run_folder import START, RoundStore
-from samfed_monai.federation.signals import ASKED, Interrupted
+from samfed_monai.federation.signals import RECEIVED_SIGTERM, Interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -319,7 +319,7 @@ def follow(session: Any, job_id: str, *, fetch: str = _FETCH, timeout: float | N
             job.log.show(job_log(session, job_id))
         reason = f"FLARE job {job_id} continues; {job.log.stored()}"
         if isinstance(interruption, Terminated):
-            raise Stopped(f"{ASKED}; {reason}", resume) from None
+            raise Stopped(f"{RECEIVED_SIGTERM}; {reason}", resume) from None
         raise Interrupted(f"interrupted; {reason}", resume) from None
 
 

@@ -26,8 +26,8 @@ from samfed_monai.config.bundles import find_bundle, packaged_bundles
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import read_json
-from samfed_monai.core.own_process import DEVICE
-from samfed_monai.core.validators import departures, require
+from samfed_monai.core.process_setup import DEVICE
+from samfed_monai.core.validators import require, schema_problems
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Paths, Plan
@@ -155,7 +155,7 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
     """
     path = _find(Path(start), site or "server")
     content = read_json(path)
-    problems = departures(content, _SCHEMA, path.name)
+    problems = schema_problems(content, _SCHEMA, path.name)
     items = content.items() if isinstance(content, dict) else ()
     values = {name: value for name, value in items if value not in (None, "")}
     for name in ("datalist", "data_root", "cache_dir", *(() if "output_dir" in values else ("runs_dir",))):

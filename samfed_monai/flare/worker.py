@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from samfed_monai.core.io import read_json, write_json
-from samfed_monai.core.own_process import set_up_process
+from samfed_monai.core.process_setup import set_up_process
 from samfed_monai.federation import child_process
 from samfed_monai.federation.child_process import Reply
 from samfed_monai.flare.site_file import SiteFile, apply_limits, read_plan, read_site_file

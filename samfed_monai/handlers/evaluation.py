@@ -17,15 +17,15 @@ from monai.data import decollate_batch
 
 from samfed_monai.core.errors import refused
 from samfed_monai.core.io import require_writable, to_csv, write_bytes, write_json
-from samfed_monai.core.model_file import trained_otherwise
+from samfed_monai.core.model_file import setting_differences
+from samfed_monai.core.text import aligned
 from samfed_monai.core.validators import require, switch
-from samfed_monai.core.words import aligned
-from samfed_monai.data.classes import several
+from samfed_monai.data.classes import is_multiclass
 from samfed_monai.data.datalist import SERVER_NAMES
 from samfed_monai.data.reading import png_of
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.losses import probabilities
-from samfed_monai.metrics import BESIDE, NAMES, convention, over_classes, pool, scores_by_class, segmentation_scores
+from samfed_monai.metrics import EXTRAS, NAMES, convention, over_classes, pool, scores_by_class, segmentation_scores
 from samfed_monai.metrics.quality import estimate
 from samfed_monai.metrics.scores import Volume, summarise, summarise_volumes
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAME_BYTES = 120  # file systems allow 255, encrypting ones 143; the rest is for digits, repeat and extension
-COLUMNS = ("id", *NAMES, *BESIDE, "empty", "estimate", "mask")
+COLUMNS = ("id", *NAMES, *EXTRAS, "empty", "estimate", "mask")
 
 
 class ScoreHandler:
@@ -90,7 +90,7 @@ class ScoreHandler:
         skip_empty: bool = False,
         classes: Sequence[str] | None = None,
     ) -> None:
-        self.classes = list(classes or ()) if several(classes) else []
+        self.classes = list(classes or ()) if is_multiclass(classes) else []
         require(switch("ScoreHandler#pooled", pooled), switch("ScoreHandler#skip_empty", skip_empty))
         self.output_dir = Path(output_dir) if output_dir is not None else None
         self.pooled, self.skip_empty = pooled, skip_empty
@@ -139,7 +139,7 @@ class ScoreHandler:
             summary["volumes"] = summarise_volumes(self._volumes.values(), self.classes)
         state: Any = engine.state
         state.scores, state.score_summary = self._rows, {**summary, "convention": self.convention}
-        state.metrics.update({key: summary[key] for key in (*NAMES, *BESIDE) if summary.get(key) is not None})
+        state.metrics.update({key: summary[key] for key in (*NAMES, *EXTRAS) if summary.get(key) is not None})
         if self.output_dir is not None:
             write_scores(self.output_dir / "scores.csv", self._rows, masks=self._files)
 
@@ -302,7 +302,7 @@ class SiteEvaluation:
     loaded: bool = False
 
     def __post_init__(self) -> None:
-        require(trained_otherwise(self.model, self.settings or {}))
+        require(setting_differences(self.model, self.settings or {}))
         self.folder = Path(self.output_dir)
 
     def run(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ _UNKNOWN = "an item without an image"
 
 
 @dataclass
-class Seen:
+class SeenCounts:
     """Images seen in one kind of batch, without public ones.
 
     Args:
@@ -87,13 +87,13 @@ class ImagesSeen:
 
     def forget(self) -> None:
         """Resets the counts."""
-        self.batch, self.stream = Seen(), Seen()
+        self.batch, self.stream = SeenCounts(), SeenCounts()
 
     def attach(self, engine: Any) -> None:
         engine.add_event_handler(Events.ITERATION_STARTED, self._count_batch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count_stream)
 
-    def least(self) -> Seen | None:
+    def least(self) -> SeenCounts | None:
         """The one of the two with fewer images; ``None`` if there were only public ones."""
         counts = [seen for seen in (self.batch, self.stream) if seen.drawn]
         return min(counts, key=lambda seen: len(seen.images), default=None)

@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import make_folder, read_json, require_writable, sha256_file, write_bytes, write_json
+from samfed_monai.core.text import counted, near
 from samfed_monai.core.validators import in_range
-from samfed_monai.core.words import counted, near
-from samfed_monai.data.classes import several
+from samfed_monai.data.classes import is_multiclass
 from samfed_monai.data.image_folder import Sources, image_paths
 from samfed_monai.data.reading import png_of
 from samfed_monai.handlers.evaluation import images_of
@@ -80,10 +80,10 @@ class MaskFolder:
             if path.read_bytes() != content:
                 raise refused(path, "another file", "none, or the same mask", _HINT)
             return
-        self.note()
+        self.write_record()
         write_bytes(path, content)
 
-    def note(self) -> None:
+    def write_record(self) -> None:
         """Writes the record of the settings unless it already exists."""
         if self.made_with and not self.record.exists():
             write_json(self.record, self.made_with)
@@ -130,7 +130,7 @@ def _short(value: Any) -> str:
     return "nothing" if value is None else str(value)[:12]
 
 
-class OtherFiles(Refused):
+class ConflictingFiles(Refused):
     """Existing files with other content in place of masks; they are kept, and all other masks are written.
 
     Args:
@@ -267,7 +267,7 @@ class MaskWriter:
             written to, is in the folder of images, or has files of these names that this inference did not write; one
             image's mask would have the name of another's probabilities.
             Raised at construction if ``images`` and ``model`` are given.
-        OtherFiles: at the end, for existing files in place of masks.
+        ConflictingFiles: at the end, for existing files in place of masks.
 
     Example::
 
@@ -290,7 +290,7 @@ class MaskWriter:
         views: int = 1,
     ) -> None:
         problems = Problems()
-        self.classes = list(classes or ()) if several(classes) else []
+        self.classes = list(classes or ()) if is_multiclass(classes) else []
         if self.classes and threshold != 0.5:
             expected = "0.5 with several classes (each pixel gets its most probable class)"
             problems.add("MaskWriter#threshold", found=repr(threshold), expected=expected)
@@ -348,7 +348,7 @@ class MaskWriter:
         problems, conflicts = self._conflicts
         self._written, self._empty, self._conflicts = 0, 0, (Problems(), {})
         if problems:
-            raise OtherFiles(problems, conflicts)
+            raise ConflictingFiles(problems, conflicts)
 
     def _files(self, name: str) -> list[str]:
         return [f"{name}.png", f"{name}.probability.png"][: 2 if self.probabilities else 1]

@@ -11,7 +11,7 @@ from ignite.engine import Events
 
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import check_tensors, safe_load, save_tensors
-from samfed_monai.core.model_file import trained_otherwise
+from samfed_monai.core.model_file import setting_differences
 from samfed_monai.core.validators import require
 from samfed_monai.networks.key_patterns import network_split
 
@@ -71,7 +71,7 @@ class BestWeightsSaver:
 
 
 def _settings(engine: Any) -> dict[str, str]:
-    """Settings of the network and its training, with the keys of :func:`samfed_monai.core.model_file.settings_in`."""
+    """Settings of the network and its training, with the keys of :func:`samfed_monai.core.model_file.run_settings`."""
     output, settings = engine.state.output, dict[str, str](getattr(engine.network, "samfed_settings", {}))
     item = output[0] if isinstance(output, list) else output  # MONAI's `decollate` makes a list of images
     if settings or item["pred"].shape[-3] == 1:
@@ -136,7 +136,7 @@ class ModelLoader:
     """
 
     def __init__(self, *, path: str | Path, network: nn.Module, settings: dict[str, Any] | None = None) -> None:
-        require(trained_otherwise(path, settings or {}))
+        require(setting_differences(path, settings or {}))
         self.network, self.weights = network, trained_weights(network, path)
 
     def attach(self, engine: Engine) -> None:

@@ -33,7 +33,7 @@ import numpy as np
 from samfed_monai.core.errors import Refused, SamFedError, machine_failure, name_problems, refused
 from samfed_monai.data.image_folder import DICOM, IMAGES, NIFTI, is_ignored, report_not_read, walk
 from samfed_monai.inference.dicom_seg import require_highdicom
-from samfed_monai.inference.forms import LooksPage, MaskForms
+from samfed_monai.inference.forms import MaskForms, MaskPage
 from samfed_monai.inference.predictor import Predictor
 from samfed_monai.inference.segment import segment
 from samfed_monai.reports.style import environment
@@ -96,7 +96,7 @@ class Drop:
             self.html = self._without_folders(str(known or "Internal error: see the terminal of `samfed app`."))
             self.state = "refused"
 
-    def _segment_files(self, predictor: Predictor, reorient: bool) -> LooksPage:
+    def _segment_files(self, predictor: Predictor, reorient: bool) -> MaskPage:
         found = walk(self.images)
         report_not_read("left out", found, IMAGES)
         read = [path for kind in IMAGES for path in found.get(kind, ())]

@@ -17,9 +17,9 @@ from scipy.stats import spearmanr
 
 from samfed_monai.core.errors import refused
 from samfed_monai.core.io import from_csv
-from samfed_monai.core.words import counted
+from samfed_monai.core.text import counted
 from samfed_monai.handlers.mask_writer import Prediction
-from samfed_monai.metrics.quality import DOUBTFUL, FEWEST, Calibration, Quality, colours_of, estimate_of, groups_of
+from samfed_monai.metrics.quality import DOUBTFUL, MIN_IMAGES, Calibration, Quality, colours_of, estimate_of, groups_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +91,7 @@ def flags_of(mask: NDArray[Any], image: NDArray[np.float32] | None = None, quali
         EMPTY: not mask_pixels.any(),
         "touches the border": bool(edge[np.ix_(rows, columns)][mask_pixels].any()),
         "several pieces": int((pieces >= MIN_PIECE * pieces.sum()).sum()) > 1,
-        "unlike the training images": bool(colours and image is not None and not colours.hold(colours_of(image))),
+        "unlike the training images": bool(colours and image is not None and not colours.contains(colours_of(image))),
     }
     return [name for name, raised in flags.items() if raised]
 
@@ -158,9 +158,9 @@ def scored_pairs(output_dir: Path, result: Mapping[str, Any]) -> dict[str, dict[
 
 def require_enough(images: int, split: str, which: str = "") -> None:
     """Refuses a calibration on too few images of a split."""
-    if images < FEWEST:
+    if images < MIN_IMAGES:
         hint = "leave --calibrate out, choose another --split, or label more images"
-        expected = f"at least {FEWEST} {split} images with masks"
+        expected = f"at least {MIN_IMAGES} {split} images with masks"
         raise refused("--calibrate", found=f"{counted(images, 'image')}{which}", expected=expected, hint=hint)
 
 
@@ -175,7 +175,7 @@ def calibrated_on(pairs: Pairs, split: str) -> Calibration:
     return cast(Calibration, Calibration.fit(groups))
 
 
-def kept(pairs: Pairs, calibration: Calibration | None, *, calibrating: int = 0) -> dict[str, Any]:
+def measure(pairs: Pairs, calibration: Calibration | None, *, calibrating: int = 0) -> dict[str, Any]:
     """Measures how reliable the estimates are.
 
     Args:

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure, refused
 from samfed_monai.core.io import PUBLIC, absent, parse_json, read_json, require_writable, write_json, write_text
 from samfed_monai.core.model_file import USAGE, usage_of
+from samfed_monai.core.text import aligned
 from samfed_monai.core.validators import installed, require
-from samfed_monai.core.words import aligned
-from samfed_monai.data.classes import class_problems, outputs_of, several
+from samfed_monai.data.classes import class_problems, is_multiclass, outputs_of
 from samfed_monai.data.dicom import quiet
 from samfed_monai.metrics.quality import Quality
 from samfed_monai.metrics.quality_file import QUALITY, quality_of
@@ -150,7 +150,7 @@ def _class_names(text: str) -> list[str]:
         names = parse_json(text)
     except ValueError:
         return []
-    return names if not class_problems(names, CLASSES) and several(names) else []
+    return names if not class_problems(names, CLASSES) and is_multiclass(names) else []
 
 
 def _describe(values: Any) -> str:

@@ -16,8 +16,8 @@ from PIL import Image
 from samfed_monai.config.parse import lookup
 from samfed_monai.core.errors import Problems, Refused
 from samfed_monai.core.io import read_json, sha256_bytes, to_csv
+from samfed_monai.core.text import near, printable
 from samfed_monai.core.validators import installed
-from samfed_monai.core.words import near, printable
 from samfed_monai.data.classes import colour_of, read_classes
 from samfed_monai.data.coco import annotations_of, coco_of
 from samfed_monai.data.image_folder import image_paths
@@ -60,7 +60,7 @@ class MaskForms:
         given = {form: place for form, place in places.items() if place}
         self.folders = {form: MaskFolder(given[form]) for form in FOLDERS if form in given}
         self.files = {form: Path(given[form]) for form in FILES if form in given}
-        self.page = LooksPage(self.labels)
+        self.page = MaskPage(self.labels)
         self.rows: list[dict[str, Any]] = []
         #: The assessment of each mask, by its picture's name.
         self.assessed: dict[str, Assessment] = {}
@@ -245,7 +245,7 @@ def _downscaled(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return small
 
 
-class LooksPage:
+class MaskPage:
     """Collects pictures for ``--page`` and shows the :data:`MAX_PICTURES` most doubtful.
 
     Args:

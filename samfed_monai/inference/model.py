@@ -30,11 +30,11 @@ from samfed_monai.core.model_file import (
     base_sam_of,
     network_overrides,
     read_header,
+    setting_differences,
     settings_of,
-    trained_otherwise,
 )
 from samfed_monai.core.validators import require
-from samfed_monai.data.classes import class_problems, outputs_of, several
+from samfed_monai.data.classes import class_problems, is_multiclass, outputs_of
 from samfed_monai.metrics.quality_file import read_quality
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class TrainedModel:
             raise refused("--model", self.path.name, expected, "name the weights that it was exported from")
         if self.run is None:
             return self.path
-        if self.run.whole_at_server and not self.run.personal and (not site or site in self.run.sites):
+        if self.run.server_model_is_complete and not self.run.personal and (not site or site in self.run.sites):
             return self.run.server
         return self.run.write(self._folder / f"{as_file_name(site or 'server')}.safetensors", site)
 
@@ -139,7 +139,7 @@ class TrainedModel:
                 expected = f"names of the adapter's classes ({max(1, outputs - 1)}), in the order of its labels"
                 hint = "write --classes \"['A', 'B']\"" if outputs > 1 else "leave --classes out"
                 raise refused("--classes", found=str(names or "none"), expected=expected, hint=hint)
-        return names if several(names) else []
+        return names if is_multiclass(names) else []
 
     @cached_property
     def quality(self) -> Quality:
@@ -249,7 +249,7 @@ def shipped_model(bundle: Path) -> Path:
     return path
 
 
-def filled_network(config: WorkflowConfig) -> nn.Module:
+def trained_network(config: WorkflowConfig) -> nn.Module:
     """Returns the network that a bundle declares, with the weights of its ``model``, in eval mode.
 
     Raises:
@@ -258,7 +258,7 @@ def filled_network(config: WorkflowConfig) -> nn.Module:
     from samfed_monai.handlers.model_loader import trained_weights
 
     weights = config.value("model")
-    require(trained_otherwise(weights, {name: config.optional(name) for name in SETTINGS}))
+    require(setting_differences(weights, {name: config.optional(name) for name in SETTINGS}))
     network: nn.Module = config.value("network_def")
     network.load_state_dict(trained_weights(network, weights), strict=False)
     return network.eval()

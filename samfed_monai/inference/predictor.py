@@ -22,20 +22,20 @@ from samfed_monai.config.options import USE_OF_TEACHER
 from samfed_monai.config.workflow import run_workflow
 from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.io import sha256_file, write_json
-from samfed_monai.core.own_process import best_device
+from samfed_monai.core.process_setup import best_device
 from samfed_monai.core.run_log import muted
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.data.checks import ids_of
 from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation
-from samfed_monai.handlers.mask_writer import MaskFolder, MaskWriter, OtherFiles, Prediction, predicted
-from samfed_monai.inference.assessment import Assessment, assess, calibrated_on, kept, require_enough, scored_pairs
+from samfed_monai.handlers.mask_writer import ConflictingFiles, MaskFolder, MaskWriter, Prediction, predicted
+from samfed_monai.inference.assessment import Assessment, assess, calibrated_on, measure, require_enough, scored_pairs
 from samfed_monai.inference.model import Kind, TrainedModel, scored_as, scoring_hash
 from samfed_monai.metrics import pool
 from samfed_monai.metrics.quality import DOUBTFUL, Quality
 from samfed_monai.metrics.quality_file import digests_of, recognised, write_quality
-from samfed_monai.teacher.exam import TeacherNetwork, read_image_tensor
+from samfed_monai.teacher.evaluation import TeacherNetwork, read_image_tensor
 
 if TYPE_CHECKING:
     from samfed_monai.federation.teacher import TeacherStage
@@ -159,7 +159,7 @@ class Predictor:
         try:
             options = {"probabilities": probabilities, "skip_unreadable": skip_unreadable}
             self._run(images, str(output_dir), on_prediction, **options)
-        except OtherFiles as error:
+        except ConflictingFiles as error:
             if forms is None:
                 raise
             forms.problems.extend(error.problems)
@@ -306,7 +306,7 @@ class Predictor:
             quality = Quality(calibrated_on(all_pairs, split), colours, digests_of(hashes))
             write_quality(quality, self.model.path)
         calibrating = sum(len(pairs[name]) for name in recognised(hashes, quality.images))
-        result = {**result, "quality": kept(all_pairs, quality.calibration, calibrating=calibrating)}
+        result = {**result, "quality": measure(all_pairs, quality.calibration, calibrating=calibrating)}
         write_json(Path(output_dir) / "metrics.json", result)
         return result
 
@@ -340,7 +340,7 @@ class Predictor:
         ids = {**given, **self.model.ids("evaluate", of_run | asked, owner)}
 
         def prepared(job: Any) -> None:
-            job.parser.get_parsed_content("validate#evaluator").add_event_handler(Events.STARTED, folder.note)
+            job.parser.get_parsed_content("validate#evaluator").add_event_handler(Events.STARTED, folder.write_record)
 
         return dict(run_workflow(self.model.bundle, "evaluate", ids, asked=asked, prepared=prepared)[-1])
 
@@ -376,7 +376,7 @@ class Predictor:
 
         own: dict[str, Any] = {"prepare_batch": _with_size, "val_handlers": [scores, BatchBar(what="scoring")]}
         evaluator = SupervisedEvaluator(best_device(), [], TeacherNetwork(teacher), decollate=False, **own)
-        evaluator.add_event_handler(Events.STARTED, folder.note)
+        evaluator.add_event_handler(Events.STARTED, folder.write_record)
         options = {"loaded": True, "batch_size": 1, "limit": config.optional("limit"), "model": self.model.path}
         evaluation = SiteEvaluation(evaluator=evaluator, scores=scores, preprocessing=read, **options, **given)
         about = {**stage.about(teacher, str(stage.overrides["adapt"])), "sha256": teacher.sha256}

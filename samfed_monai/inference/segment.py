@@ -20,8 +20,8 @@ from PIL import Image
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.run_log import muted, progress_bar
+from samfed_monai.core.text import counted
 from samfed_monai.core.validators import require
-from samfed_monai.core.words import counted
 from samfed_monai.data.dicom import read_object
 from samfed_monai.data.image_folder import DICOM, NIFTI, VIDEO, image_paths, kind_of, report_not_read, volumes_in
 from samfed_monai.data.reading import left_out, read_image

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samfed_monai.core.errors import refused
+from samfed_monai.core.text import counted
 from samfed_monai.core.validators import installed, require
-from samfed_monai.core.words import counted
 from samfed_monai.reports.overlays import outlined
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ MARK = (213, 94, 0)
 """Colour of the frame around a picture whose mask is doubtful: Okabe & Ito's vermilion."""
 _CONTAINERS = "mov,avi,matroska,mpeg,mpegts,asf,ogg"
 """Formats that are opened; playlists, which name other files and URLs, are not."""
-_LEAST = 3  # pixels of a side that the filter bwdif needs
 _MISSING = 1.0  # tolerated seconds between the last frame and the container's length, which may be that of the sound
 
 
@@ -156,9 +155,9 @@ class Video:
                 found = f"no video stream, {counted(len(container.streams.audio), 'audio stream')}"
                 raise refused(self.path, found, "a video: MP4, AVI, MKV")
             stream = container.streams.video[0]
-            if min(stream.width, stream.height) < _LEAST:
-                expected = f"a video of at least {_LEAST} x {_LEAST} pixels"
-                raise refused(self.path, f"{stream.width} x {stream.height} pixels", expected)
+            if min(stream.width, stream.height) < 3:  # which the filter bwdif cannot process
+                size = f"{stream.width} x {stream.height} pixels"
+                raise refused(self.path, size, "a video of at least 3 x 3 pixels")
             stream.thread_type = "SLICE"  # frame threads keep failing after the first error
             stream.codec_context.options = {"err_detect": "explode"}  # else missing parts are concealed
             yield container, stream

@@ -116,7 +116,7 @@ def image_reliability(probabilities: Tensor, labels: Tensor, measure: str = "dic
 
 
 @dataclass(frozen=True)
-class Opinions:
+class AgreementInputs:
     """Inputs of an agreement rule.
 
     Args:
@@ -138,8 +138,8 @@ class Opinions:
     trust: Tensor | None = None
 
 
-AGREEMENT_RULES: Registry[Callable[[Opinions], tuple[Tensor, ...]]] = Registry("agreement rule")
-"""Rules by name: functions of :class:`Opinions` that return ``(label, weight)``, both (B, 1, H, W).
+AGREEMENT_RULES: Registry[Callable[[AgreementInputs], tuple[Tensor, ...]]] = Registry("agreement rule")
+"""Rules by name: functions of :class:`AgreementInputs` that return ``(label, weight)``, both (B, 1, H, W).
 
 A rule may return a soft label of its own as a third result, (B, C, H, W) in [0, 1]; the default is the probabilities of
 the side with the chosen label.
@@ -147,7 +147,7 @@ the side with the chosen label.
 
 
 @AGREEMENT_RULES.register("confidence")
-def _confidence(inputs: Opinions) -> tuple[Tensor, Tensor]:
+def _confidence(inputs: AgreementInputs) -> tuple[Tensor, Tensor]:
     """Common label, mean confidence; else the surer side's, with weight 0 unless sure (tau) and surer (delta)."""
     teacher_confidence, student_confidence = inputs.teacher_confidence, inputs.student_confidence
     same = inputs.teacher_label == inputs.student_label
@@ -158,13 +158,13 @@ def _confidence(inputs: Opinions) -> tuple[Tensor, Tensor]:
 
 
 @AGREEMENT_RULES.register("average")
-def _average(inputs: Opinions) -> tuple[Tensor, ...]:
+def _average(inputs: AgreementInputs) -> tuple[Tensor, ...]:
     """The class of the mean of both sides' probabilities, weighted by its mean probability."""
     return _trusted_average(replace(inputs, trust=None))
 
 
 @AGREEMENT_RULES.register("trusted_average")
-def _trusted_average(inputs: Opinions) -> tuple[Tensor, ...]:
+def _trusted_average(inputs: AgreementInputs) -> tuple[Tensor, ...]:
     """The class of ``(t p_T + p_c) / (1 + t)``, weighted by its probability there (ours).
 
     Trust ``t = 1`` is the rule ``average``; with ``t = 0`` only the student decides.
@@ -177,7 +177,7 @@ def _trusted_average(inputs: Opinions) -> tuple[Tensor, ...]:
 
 @AGREEMENT_RULES.register("teacher")
 @AGREEMENT_RULES.register("label")
-def _teacher(inputs: Opinions) -> tuple[Tensor, Tensor]:
+def _teacher(inputs: AgreementInputs) -> tuple[Tensor, Tensor]:
     """The teacher's label with weight 1 everywhere; reliability is taken into account per image only.
 
     For ``label``, the oracle, the teacher is the true label.
@@ -186,7 +186,7 @@ def _teacher(inputs: Opinions) -> tuple[Tensor, Tensor]:
 
 
 @AGREEMENT_RULES.register("student")
-def _student(inputs: Opinions) -> tuple[Tensor, Tensor]:
+def _student(inputs: AgreementInputs) -> tuple[Tensor, Tensor]:
     """The student's own label where it is sure (``tau``), as in FixMatch (Sohn et al. 2020); no teacher."""
     return inputs.student_label, (inputs.student_confidence > inputs.tau).to(inputs.student_confidence.dtype)
 
@@ -310,7 +310,7 @@ def agree(
         raise ValueError(f"agree: expected probabilities of one shape, found {shapes}")
     y_t, k_t = hard_label(teacher)
     y_c, k_c = hard_label(student)
-    label, weight, *soft = decide(Opinions(y_t, k_t, y_c, k_c, tau, delta, teacher, student, trust))
+    label, weight, *soft = decide(AgreementInputs(y_t, k_t, y_c, k_c, tau, delta, teacher, student, trust))
     reliability = dice_of_labels(y_t, y_c)
     if ema is not None:
         reliability = reliability * dice_of_labels(y_c, hard_label(ema)[0])

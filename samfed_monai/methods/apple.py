@@ -255,7 +255,7 @@ class Apple(FedAvg):
         tensors = {
             site: self._mixture(place) if self._counts else messages[site].tensors for place, site in enumerate(sites)
         }
-        return {site: self._message(site, round, Kind.WEIGHTS, tensors[site], purpose="distil") for site in sites}
+        return {site: self.message(site, round, Kind.WEIGHTS, tensors[site], purpose="distil") for site in sites}
 
     def reference(self, site: str) -> Mapping[str, Tensor]:
         return self._cores.get(site, self.server.weights)
@@ -266,11 +266,11 @@ class Apple(FedAvg):
 
     def state_dict(self) -> dict[str, Tensor]:
         counts = torch.tensor([self._counts.get(site, 0) for site in self.server.sites])
-        return {_COUNTS: counts, **self._stored(self._cores, "core_")}
+        return {_COUNTS: counts, **self._pack_models(self._cores, "core_")}
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._cores = self._restored(state, "core_")
+        self._cores = self._unpack_models(state, "core_")
         counts = state.get(_COUNTS, torch.zeros(0)).tolist()
         self._counts = {site: int(n) for site, n in zip(self.server.sites, counts, strict=False) if int(n)}
 

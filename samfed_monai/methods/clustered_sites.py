@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from samfed_monai.core.validators import require, whole
-from samfed_monai.data.records import different
+from samfed_monai.data.records import without_duplicates
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.statistics import Collected, Statistic, StatisticKind
+from samfed_monai.protocol.statistics import CollectedStatistics, Statistic, StatisticKind
 from samfed_monai.protocol.strategy import Exchange, Server, require_least
 
 logger = logging.getLogger(__name__)
@@ -67,10 +67,10 @@ class ColourGraph(Statistic):
         return {GRAPH: empty_graph(self.levels)}
 
     def images(self, least_images: int) -> int:
-        return len(different(self.data.records(self.split)))
+        return len(without_duplicates(self.data.records(self.split)))
 
     def measured(self, least_images: int) -> Mapping[str, Tensor]:
-        records = different(self.data.records(self.split))
+        records = without_duplicates(self.data.records(self.split))
         total = torch.zeros(3, self.levels, self.levels, dtype=torch.float64)
         for record in records:
             total += colour_graph(torch.as_tensor(self.transform(record)["image"]), self.levels)
@@ -165,7 +165,7 @@ class ClusteredFedAvg(FedAvg):
         self.clusters, self.least, self.levels = clusters, least, levels
         self.statistic = StatisticKind.GRAPH if clusters > 1 else None
         self.exchange = Exchange(tailored=True) if clusters > 1 else FedAvg.exchange
-        self._collected = Collected(StatisticKind.GRAPH, {GRAPH: empty_graph(levels)})
+        self._collected = CollectedStatistics(StatisticKind.GRAPH, {GRAPH: empty_graph(levels)})
 
     def require_sites(self, sites: Sequence[str]) -> None:
         hint = "lower strategy#clusters, or set strategy#least to 1: a cluster of one site keeps its own model"
@@ -180,8 +180,8 @@ class ClusteredFedAvg(FedAvg):
         super().configure(round)
         for model in self._models:
             model.configure(round)
-        messages = {site: self._message(site, round, Kind.WEIGHTS, self.evaluation(site)) for site in self.server.sites}
-        return self._collected.asking(messages) if self.clusters > 1 else messages
+        messages = {site: self.message(site, round, Kind.WEIGHTS, self.evaluation(site)) for site in self.server.sites}
+        return self._collected.with_requests(messages) if self.clusters > 1 else messages
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         return self._collected.expected(site, self.global_weights)
@@ -211,14 +211,14 @@ class ClusteredFedAvg(FedAvg):
         for number, site in enumerate(self.server.sites):
             if site in self._place:
                 state[f"cluster@{number}"] = torch.tensor(self._place[site])
-        return {**state, **self._stored({site: self.evaluation(site) for site in self._place})}
+        return {**state, **self._pack_models({site: self.evaluation(site) for site in self._place})}
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self._collected.load_state_dict(state)
         sites = enumerate(self.server.sites)
         self._place = {site: int(state[f"cluster@{n}"]) for n, site in sites if f"cluster@{n}" in state}
-        models = {self._place[site]: model for site, model in self._restored(state).items()}
+        models = {self._place[site]: model for site, model in self._unpack_models(state).items()}
         self._models = [self._model(models[place]) for place in sorted(models)]
 
     def _model(self, weights: Mapping[str, Tensor]) -> FedAvg:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from samfed_monai.methods.all_answers import AllAnswers, Answer, sorted_values
+from samfed_monai.methods.robust import RobustAggregation, SiteUpdate, sorted_values
 
 
 def median(values: Tensor) -> Tensor:
@@ -16,7 +16,7 @@ def median(values: Tensor) -> Tensor:
     return torch.lerp(values[(sites - 1) // 2], values[sites // 2], 0.5)
 
 
-class CoordinateMedian(AllAnswers):
+class CoordinateMedian(RobustAggregation):
     """Coordinate-wise median (Yin et al., arXiv 1803.01498, algorithm 1, option I).
 
     Whatever fewer than half of the sites send (one of three or four, two of five or six, three of seven or eight), each
@@ -29,6 +29,6 @@ class CoordinateMedian(AllAnswers):
         "strategy": {"_target_": "samfed_monai.methods.coordinate_median.CoordinateMedian"}
     """
 
-    def combine(self, updates: Mapping[str, Answer]) -> dict[str, Tensor]:
+    def combine(self, updates: Mapping[str, SiteUpdate]) -> dict[str, Tensor]:
         models = list(updates.values())
         return self.combine_tensors(models, lambda name, old: median(sorted_values(models, name)))

@@ -86,7 +86,7 @@ class DittoAlgorithm(TrainerAlgorithm):
         try:
             self.put(received)
             with self._global_moments():
-                means = self.run_once_more(round, "global")  # the epoch of v follows receive()
+                means = self.run_extra(round, "global")  # the epoch of v follows receive()
             self._update = self.named()  # what share() sends
         finally:
             self.network.load_state_dict(personal)

@@ -19,7 +19,7 @@ from samfed_monai.handlers.rounds import round_of
 from samfed_monai.handlers.term import SCHEDULES, FeatureTerm
 from samfed_monai.losses import sure_label, weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvgWithStatistics
-from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
+from samfed_monai.protocol.statistics import CollectedStatistics, MeansOfGroups, StatisticKind
 from samfed_monai.protocol.strategy import require_least
 
 WINDOWS = "windows"
@@ -99,7 +99,7 @@ class StyleExchange(FedAvgWithStatistics):
     def __init__(self, *, entries: int = 4, half: int = 1) -> None:
         require(whole("strategy#entries", entries, least=1), whole("strategy#half", half, least=0))
         side = 2 * half + 1
-        self.collected = Collected(self.statistic, {WINDOWS: torch.zeros(entries, COLOURS, side, side)})
+        self.collected = CollectedStatistics(self.statistic, {WINDOWS: torch.zeros(entries, COLOURS, side, side)})
 
     def require_sites(self, sites: Sequence[str]) -> None:
         require_least(sites, 2, "other sites' styles", "choose the variant no_sam or, with labels, supervised")

@@ -96,7 +96,7 @@ class ClientTailored(FedAvg):
     def configure(self, round: int) -> dict[str, Message]:
         super().configure(round)
         self._updates: dict[str, tuple[int, dict[str, Tensor]]] = {}
-        return {site: self._message(site, round, Kind.WEIGHTS, self.evaluation(site)) for site in self.server.sites}
+        return {site: self.message(site, round, Kind.WEIGHTS, self.evaluation(site)) for site in self.server.sites}
 
     def accept(self, round: int, site: str, update: Message) -> None:
         super().accept(round, site, update)
@@ -130,11 +130,11 @@ class ClientTailored(FedAvg):
         return self._models.get(site, self.global_weights)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self._stored(self._models)
+        return self._pack_models(self._models)
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._models = self._restored(state)
+        self._models = self._unpack_models(state)
         self._updates = {}
         self._pattern_names = self._matched_names(list(self.global_weights))
 

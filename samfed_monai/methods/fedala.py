@@ -111,7 +111,7 @@ class AdaptiveMixing(TrainerAlgorithm):
             self._endpoints = dict(endpoints)
             trained = self.trained()
             try:
-                self.run_once_more(round, "mixing", batches)
+                self.run_extra(round, "mixing", batches)
             finally:
                 self._endpoints = {}
             self.put({name: tensor for name, tensor in received.items() if name not in trained})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from samfed_monai.protocol.message import Kind, Message
-from samfed_monai.protocol.statistics import Collected, with_statistics
+from samfed_monai.protocol.statistics import CollectedStatistics, with_statistics
 from samfed_monai.protocol.strategy import Exchange, Strategy
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -34,7 +34,7 @@ class FedAvg(Strategy):
 
     def configure(self, round: int) -> dict[str, Message]:
         self._total, self._largest = 0, None
-        return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
+        return {site: self.message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
 
     @torch.no_grad()
     def accept(self, round: int, site: str, update: Message) -> None:
@@ -98,17 +98,17 @@ class FedAvgWithStatistics(FedAvg):
     """FedAvg, whose server also keeps an image-derived statistic of every site and sends each site those of the others.
 
     A site receives the others' statistics beside the weights, never its own. Statistics leave a site under the policy
-    ``privacy#statistics``. A subclass sets :attr:`statistic` and :attr:`collected`, and may override :meth:`asking`.
+    ``privacy#statistics``. A subclass sets :attr:`statistic` and :attr:`collected`, may override :meth:`with_requests`.
     """
 
-    collected: Collected
+    collected: CollectedStatistics
 
-    def asking(self, round: int, messages: dict[str, Message]) -> dict[str, Message]:
+    def with_requests(self, round: int, messages: dict[str, Message]) -> dict[str, Message]:
         """Adds the request for statistics to a round's messages, for each site until it has sent them once."""
-        return self.collected.asking(messages)
+        return self.collected.with_requests(messages)
 
     def configure(self, round: int) -> dict[str, Message]:
-        messages = self.asking(round, super().configure(round))
+        messages = self.with_requests(round, super().configure(round))
         for site, message in messages.items():
             others = [entries for other, entries in sorted(self.collected.by_site.items()) if other != site]
             joined = {name: torch.cat([entries[name] for entries in others]) for name in self.collected.like if others}

@@ -23,7 +23,7 @@ from samfed_monai.handlers.term import Term
 from samfed_monai.methods.fedavg import FedAvg, FedAvgWithStatistics
 from samfed_monai.networks.features import encoder_maps, require_encoder
 from samfed_monai.protocol.message import Message
-from samfed_monai.protocol.statistics import Collected, MeansOfGroups, StatisticKind
+from samfed_monai.protocol.statistics import CollectedStatistics, MeansOfGroups, StatisticKind
 from samfed_monai.protocol.strategy import Server, Strategy
 
 
@@ -305,12 +305,12 @@ class ContrastBeforeLabels(FedAvgWithStatistics):
             network = server.networks[server.sites[0]]().eval()
             width = features_of(network, lambda: network(torch.zeros(1, 3, 64, 64))).shape[1]
             like = {FEATURES: torch.zeros(self.entries, width)}
-        self.collected = Collected(StatisticKind.FEATURES, like)
+        self.collected = CollectedStatistics(StatisticKind.FEATURES, like)
         return super().attach(server)
 
-    def asking(self, round: int, messages: dict[str, Message]) -> dict[str, Message]:
+    def with_requests(self, round: int, messages: dict[str, Message]) -> dict[str, Message]:
         requests = self.statistic is not None and round < self.rounds_before_warm_start - 1
-        return {**messages, **self.collected.asking(messages if requests else {}, again=True)}
+        return {**messages, **self.collected.with_requests(messages if requests else {}, again=True)}
 
     def refine(self, round: int) -> None:
         if round == self.rounds_before_warm_start - 1:

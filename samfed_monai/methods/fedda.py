@@ -213,7 +213,7 @@ class CyclicTargets(FedAvg):
         for site in self.server.sites:
             other = self._previous.get(self.target_of(site, round), {}) if round else {}
             tensors = {**self.global_weights, **{TARGET + name: tensor for name, tensor in other.items()}}
-            messages[site] = self._message(site, round, Kind.WEIGHTS, tensors, purpose="distil")
+            messages[site] = self.message(site, round, Kind.WEIGHTS, tensors, purpose="distil")
         return messages
 
     def accept(self, round: int, site: str, update: Message) -> None:
@@ -225,9 +225,9 @@ class CyclicTargets(FedAvg):
         self._previous, self._current = self._current, {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self._stored(self._previous, "before_")
+        return self._pack_models(self._previous, "before_")
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._previous = self._restored(state, "before_")
+        self._previous = self._unpack_models(state, "before_")
         self._current = {}

@@ -93,7 +93,7 @@ class Consensus(Strategy):
     def configure(self, round: int) -> dict[str, Message]:
         self._sum, self._count = None, 0
         kind, tensors = (Kind.METRICS, {}) if self.masks is None else (Kind.SOFT_MASKS, {MASKS: self.masks})
-        return {site: self._message(site, round, kind, tensors, purpose="distil") for site in self.server.sites}
+        return {site: self.message(site, round, kind, tensors, purpose="distil") for site in self.server.sites}
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         return {MASKS: self._like}

@@ -242,7 +242,7 @@ class Prototypes(Strategy):
     def configure(self, round: int) -> dict[str, Message]:
         self._updates: dict[str, ClassSums] = {}
         kind = Kind.PROTOTYPES if self.means else Kind.METRICS
-        return {site: self._message(site, round, kind, self.means, purpose="distil") for site in self.server.sites}
+        return {site: self.message(site, round, kind, self.means, purpose="distil") for site in self.server.sites}
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         return self._like

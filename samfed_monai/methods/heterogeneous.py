@@ -54,7 +54,7 @@ def most_reliable(sites: Tensor, server: Tensor, floor: float) -> tuple[Tensor, 
     return site, (best > server) & (best > floor)
 
 
-class Travels(str, Enum):
+class PublicExchange(str, Enum):
     """The data that sites with different networks exchange."""
 
     PREDICTIONS = "predictions"
@@ -128,12 +128,12 @@ class PublicMaskAlgorithm(ClientAlgorithm):
         site: str = "",
     ) -> None:
         require(
-            one_of("client_algorithm#exchange", exchange, Travels),
+            one_of("client_algorithm#exchange", exchange, PublicExchange),
             one_of("client_algorithm#gate", gate, Gate),
             whole("client_algorithm#images", images, "a number of images", least=1, or_null=True),
         )
         indices = evenly_spaced(len(plain), images)  # type: ignore[arg-type]
-        self.exchange, self.gate = Travels(exchange), Gate(gate)
+        self.exchange, self.gate = PublicExchange(exchange), Gate(gate)
         self.network, self.optimizer, self._server_network = network, optimizer, server_network
         self.phase = PublicPhase(
             network=network,
@@ -187,23 +187,23 @@ class PublicMaskAlgorithm(ClientAlgorithm):
 
     def share(self) -> tuple[Kind, dict[str, Tensor]]:
         self._own_masks = None  # the local epoch has changed the network
-        if self.exchange is Travels.NONE:
+        if self.exchange is PublicExchange.NONE:
             return Kind.METRICS, {}
-        if self.exchange is Travels.WEIGHTS:
+        if self.exchange is PublicExchange.WEIGHTS:
             state = self.network.state_dict()
             return Kind.WEIGHTS, {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         return Kind.SOFT_MASKS, {MASKS: self.own_masks()}
 
     def may_share(self) -> Mapping[Kind, Mapping[str, Tensor]]:
-        if self.exchange is Travels.NONE:
+        if self.exchange is PublicExchange.NONE:
             return {}
-        if self.exchange is Travels.WEIGHTS:
+        if self.exchange is PublicExchange.WEIGHTS:
             return {Kind.WEIGHTS: self.network.state_dict()}
         images = len(self.predictor.dataset)  # type: ignore[arg-type]
         return {Kind.SOFT_MASKS: {MASKS: self.own_masks()[:images]}}
 
-    def masks_taken(self) -> int:
-        if self.exchange is not Travels.PREDICTIONS:
+    def max_mask_pixels(self) -> int:
+        if self.exchange is not PublicExchange.PREDICTIONS:
             return 0
         return (self.predictor.like(self.network) if self._own_masks is None else self._own_masks).numel()
 
@@ -303,10 +303,10 @@ class CondensationFusion(Strategy):
 
     def __init__(self, *, exchange: str = "predictions", floor: float = 0.75) -> None:
         require(
-            one_of("strategy#exchange", exchange, [Travels.PREDICTIONS, Travels.WEIGHTS]),
+            one_of("strategy#exchange", exchange, [PublicExchange.PREDICTIONS, PublicExchange.WEIGHTS]),
             in_range("strategy#floor", floor, least=0, below=1),
         )
-        kind = Kind.WEIGHTS if Travels(exchange) is Travels.WEIGHTS else Kind.SOFT_MASKS
+        kind = Kind.WEIGHTS if PublicExchange(exchange) is PublicExchange.WEIGHTS else Kind.SOFT_MASKS
         self.exchange, self.floor = Exchange(kind, own_networks=True, alike=False), floor
         self._updates: dict[str, Tensor] = {}
         self._site_networks: dict[str, nn.Module] = {}
@@ -323,7 +323,7 @@ class CondensationFusion(Strategy):
         kind, tensors = Kind.SOFT_MASKS, {MASKS: self.algorithm.own_masks()}
         if self.exchange.answer is Kind.WEIGHTS:
             kind, tensors = Kind.WEIGHTS, self.global_weights
-        return {site: self._message(site, round, kind, tensors, purpose="distil") for site in self.server.sites}
+        return {site: self.message(site, round, kind, tensors, purpose="distil") for site in self.server.sites}
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         if self.exchange.answer is Kind.WEIGHTS:

@@ -19,7 +19,7 @@ from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import StructureLoss
 from samfed_monai.losses.pixelwise import hard_label, probabilities
-from samfed_monai.networks.input_size import require_intake
+from samfed_monai.networks.input_size import limit_inputs
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.transforms.loading import plain
 from samfed_monai.transforms.strong_view import RandomViewd
@@ -212,7 +212,7 @@ def hssf_outputs(prediction: Tensor) -> HssfOutputs:
 def hssf_network(encoder: str, *, in_channels: int, out_channels: int) -> nn.Module:
     """Builds :class:`HssfNetwork` for the catalogue; images need at least 32 pixels a side."""
     network = HssfNetwork(encoder, in_channels=in_channels, out_channels=out_channels)
-    return require_intake(network, multiple=1, least_batch=2)
+    return limit_inputs(network, multiple=1, least_batch=2)
 
 
 hssf_resnet18 = partial(hssf_network, "resnet18")

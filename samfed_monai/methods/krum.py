@@ -9,7 +9,7 @@ from itertools import combinations
 from torch import Tensor
 
 from samfed_monai.core.validators import require, whole
-from samfed_monai.methods.all_answers import AllAnswers, Answer, squared_distance, weighted_mean
+from samfed_monai.methods.robust import RobustAggregation, SiteUpdate, squared_distance, weighted_mean
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def krum_scores(distances: Mapping[tuple[str, str], float], faulty: int) -> dict
     return {site: sum(sorted(to_others)[:nearest]) for site, to_others in by_site.items()}
 
 
-class Krum(AllAnswers):
+class Krum(RobustAggregation):
     """Multi-Krum (Blanchard et al., arXiv 1703.02757): leaves out whole updates, not single numbers.
 
     Each site is scored by its distances to the nearest others; the ``keep`` sites with the lowest scores are averaged
@@ -61,7 +61,7 @@ class Krum(AllAnswers):
         """At least ``2 faulty + 3``, and at least ``faulty + keep``."""
         return max(2 * self.faulty + 3, self.faulty + (self.keep or 1))
 
-    def combine(self, updates: Mapping[str, Answer]) -> dict[str, Tensor]:
+    def combine(self, updates: Mapping[str, SiteUpdate]) -> dict[str, Tensor]:
         pairs = combinations(updates, 2)
         distances = {pair: squared_distance(updates[pair[0]].tensors, updates[pair[1]].tensors) for pair in pairs}
         scores = krum_scores(distances, self.faulty)

@@ -36,7 +36,7 @@ class LocalOnly(Strategy):
     exchange = Exchange(Kind.METRICS, own_networks=True, alike=False, server_model=False)
 
     def configure(self, round: int) -> dict[str, Message]:
-        return {site: self._message(site, round, Kind.METRICS, {}, purpose="distil") for site in self.server.sites}
+        return {site: self.message(site, round, Kind.METRICS, {}, purpose="distil") for site in self.server.sites}
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         return None
@@ -54,4 +54,4 @@ class Untrained(LocalOnly):
     """
 
     def configure(self, round: int) -> dict[str, Message]:
-        return {site: self._message(site, round, Kind.METRICS, {}, purpose="keep") for site in self.server.sites}
+        return {site: self.message(site, round, Kind.METRICS, {}, purpose="keep") for site in self.server.sites}

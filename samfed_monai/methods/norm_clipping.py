@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from samfed_monai.core.validators import in_range, require, whole
-from samfed_monai.methods.all_answers import AllAnswers, Answer, squared_distance, weighted_mean
+from samfed_monai.methods.robust import RobustAggregation, SiteUpdate, squared_distance, weighted_mean
 from samfed_monai.protocol.guard import shortened
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _MEDIANS = "median_lengths"
 
 
-class NormClipping(AllAnswers):
+class NormClipping(RobustAggregation):
     """FedAvg of steps that are shortened to a running median of their lengths.
 
     Norm thresholding (Sun et al., arXiv 1911.07963, section 4) with a threshold from the data: the limit is ``factor``
@@ -57,7 +57,7 @@ class NormClipping(AllAnswers):
         """2: the shorter of two steps limits the other."""
         return 2
 
-    def combine(self, updates: Mapping[str, Answer]) -> dict[str, Tensor]:
+    def combine(self, updates: Mapping[str, SiteUpdate]) -> dict[str, Tensor]:
         old = self.global_weights
         lengths = {site: math.sqrt(squared_distance(old, update.tensors)) for site, update in updates.items()}
         self._medians = [*self._medians, median_low(lengths.values())][-self.window :]

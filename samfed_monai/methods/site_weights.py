@@ -35,7 +35,7 @@ class LearnedWeights(FedAvg):
         equal_start: whether sites start with equal weights instead of weights by their images.
     """
 
-    exchange = Exchange(means_of_terms=True)
+    exchange = Exchange(reads_term_means=True)
     _weights: dict[str, float]
 
     def __init__(self, *, number: str, equal_start: bool) -> None:

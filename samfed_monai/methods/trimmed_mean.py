@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from samfed_monai.core.validators import in_range, require
-from samfed_monai.methods.all_answers import AllAnswers, Answer, sorted_values, weighted_mean
+from samfed_monai.methods.robust import RobustAggregation, SiteUpdate, sorted_values, weighted_mean
 
 
 def trimmed(sites: int, trim: float) -> int:
@@ -16,7 +16,7 @@ def trimmed(sites: int, trim: float) -> int:
     return min(math.ceil(round(trim * sites, 9)), (sites - 1) // 2)  # rounded, as 0.28 * 25 is a little more than 7
 
 
-class TrimmedMean(AllAnswers):
+class TrimmedMean(RobustAggregation):
     """Coordinate-wise trimmed mean (Yin et al., arXiv 1803.01498, algorithm 1, option II).
 
     For each weight the ``ceil(trim S)`` largest and smallest values are dropped and the rest is averaged. That many
@@ -39,7 +39,7 @@ class TrimmedMean(AllAnswers):
         require(in_range("strategy#trim", trim, "a part of the sites", above=0, below=0.5))
         self.trim = float(trim)
 
-    def combine(self, updates: Mapping[str, Answer]) -> dict[str, Tensor]:
+    def combine(self, updates: Mapping[str, SiteUpdate]) -> dict[str, Tensor]:
         models, dropped = list(updates.values()), trimmed(len(updates), self.trim)
 
         def trimmed_mean(name: str, old: Tensor) -> Tensor:

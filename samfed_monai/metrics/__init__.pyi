@@ -2,7 +2,7 @@
 
 from .cost import cost_of
 from .scores import (
-    BESIDE,
+    EXTRAS,
     NAMES,
     Scores,
     convention,
@@ -17,7 +17,7 @@ from .scores import (
 )
 
 __all__ = [
-    "BESIDE",
+    "EXTRAS",
     "NAMES",
     "Scores",
     "convention",

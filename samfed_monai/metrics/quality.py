@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-Chances = NDArray[np.float32]
+ProbabilityMap = NDArray[np.float32]
 Mask = NDArray[Any]
 
 LEVELS = (np.arange(10) + 0.5) / 10
@@ -25,7 +25,7 @@ DOUBTFUL = 0.7
 """Expected Dice below which a mask is reported as doubtful."""
 COVERAGE = 0.9
 """Fraction of images whose Dice should be at or above the bound."""
-FEWEST = 20
+MIN_IMAGES = 20
 """Number of labelled images that a calibration needs; with fewer, a bound for nine in ten is not reliable."""
 GROUPS = 16
 """Maximum number of groups of images that a site sends."""
@@ -38,7 +38,7 @@ PREFIX = "quality_"
 _LEAST_SPREAD = 0.05  # of Dice, for an estimate of 1
 
 
-def level_dice(probabilities: Chances, mask: Mask) -> float:
+def level_dice(probabilities: ProbabilityMap, mask: Mask) -> float:
     """Expected Dice if the true mask is the area above one of the thresholds :data:`LEVELS`, with equal probability.
 
     Pixels then change together, like a border that is further inside or outside.
@@ -54,7 +54,7 @@ def level_dice(probabilities: Chances, mask: Mask) -> float:
     return float(np.mean(np.where(sizes > 0, 2 * cumulative[0] / np.maximum(sizes, 1), 1.0)))
 
 
-def estimate(probabilities: Chances, threshold: float = 0.5) -> float:
+def estimate(probabilities: ProbabilityMap, threshold: float = 0.5) -> float:
     """Estimates the Dice of a mask by :func:`level_dice`; for several classes it is the mean over those in the mask.
 
     Args:
@@ -174,7 +174,7 @@ class Calibration:
         """
         all_groups = list(groups)
         images = sum(group.images for group in all_groups)
-        if images < FEWEST:
+        if images < MIN_IMAGES:
             return None
         weights = np.array([group.images for group in all_groups], float)
         distinct, index = np.unique([group.estimate for group in all_groups], return_inverse=True)
@@ -232,7 +232,7 @@ class Colours:
         width = (high - low) / 10
         return cls(tuple((low - width).tolist()), tuple((high + width).tolist()))
 
-    def hold(self, row: Sequence[float]) -> bool:
+    def contains(self, row: Sequence[float]) -> bool:
         """Whether an image's row of :func:`colours_of` is inside the range."""
         return all(low <= value <= high for low, value, high in zip(self.low, row, self.high, strict=True))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import PUBLIC, canonical_hash, parse_json, read_json, sha256_file, write_json
-from samfed_monai.core.validators import departures
+from samfed_monai.core.validators import schema_problems
 from samfed_monai.data.datalist import LEAST_IMAGES
 from samfed_monai.metrics.quality import QUALITY_FILE, Calibration, Colours, Quality
 
@@ -65,7 +65,7 @@ def quality_of(content: Any, where: str, hint: str = _HINT) -> Quality:
     """
     try:
         content = parse_json(content) if isinstance(content, str) else content
-        if problems := departures(content, _SCHEMA, where):
+        if problems := schema_problems(content, _SCHEMA, where):
             raise Refused([replace(each, hint=each.hint or hint) for each in problems])
         calibration, colours = content.get("calibration"), content.get("colours")
         if calibration:

@@ -104,11 +104,11 @@ class Scores:
     area: float | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The scores by name; those of :data:`BESIDE` only if known."""
-        return {name: value for name, value in asdict(self).items() if name not in BESIDE or value is not None}
+        """The scores by name; those of :data:`EXTRAS` only if known."""
+        return {name: value for name, value in asdict(self).items() if name not in EXTRAS or value is not None}
 
 
-BESIDE = ("sensitivity", "precision", "area")
+EXTRAS = ("sensitivity", "precision", "area")
 """Further scores, which images may lack."""
 
 
@@ -116,7 +116,7 @@ def segmentation_scores(prediction: Mask, label: Mask, *, pooled: bool = False) 
     """Scores a predicted mask against its label.
 
     Empty masks (docs/method.md): if both are empty, the prediction is correct, with Dice 1, IoU 1 and HD95 0; if one is
-    empty, it is completely wrong, with Dice 0, IoU 0 and the image's diagonal as HD95. :data:`BESIDE` are as Dice.
+    empty, it is completely wrong, with Dice 0, IoU 0 and the image's diagonal as HD95. :data:`EXTRAS` are as Dice.
     ``empty`` names the case, for separate counts.
 
     Args:
@@ -185,8 +185,8 @@ def over_classes(scores: Iterable[Scores], *, skip_empty: bool = False) -> Score
 
 
 def _extra_means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means of the scores in :data:`BESIDE` that all rows have."""
-    columns = {name: [row.get(name) for row in rows] for name in BESIDE}
+    """Means of the scores in :data:`EXTRAS` that all rows have."""
+    columns = {name: [row.get(name) for row in rows] for name in EXTRAS}
     return {name: fmean(values) for name, values in columns.items() if values and None not in values}  # type: ignore[arg-type]
 
 
@@ -204,7 +204,7 @@ def summarise(rows: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
 
     Returns:
         ``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}``; a mean over no image is ``None``.
-        Means of :data:`BESIDE` follow if all images have them. With several classes, ``classes`` has for each name
+        Means of :data:`EXTRAS` follow if all images have them. With several classes, ``classes`` has for each name
         ``{"dice", "iou", "hd95", "n"}`` over the ``n`` images whose label or prediction contains the class. A class in
         no label has no scores and ``n`` 0; images on which it is predicted have lower scores because of it.
     """
@@ -241,7 +241,7 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
     images, of_volumes = [part["n"] for part in parts], [part["volumes"] for part in parts if part.get("volumes")]
     counts = {side: [part["empty"][side] for part in parts] for side in EMPTY}
     measured = [part["n"] - sum(count or 0 for count in part["empty"].values()) for part in parts]
-    extra = {name: _weighted(parts, name, images) for name in BESIDE}
+    extra = {name: _weighted(parts, name, images) for name in EXTRAS}
     by_class: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name for part in parts for name in part.get("classes") or {}):
         of_class = [(part.get("classes") or {}).get(name, {"n": 0}) for part in parts]

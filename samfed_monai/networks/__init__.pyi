@@ -8,7 +8,16 @@ from .sam.lora import apply_lora
 from .sam.network import SamNetwork, SamPath, sam_outputs
 from .sam.teacher import Teacher
 from .torchvision_ops import declare_torchvision_operators
-from .weights import KNOWN, Weights, find_checkpoint, install_weights, named, starts_from, takes_teacher, weights_folder
+from .weights import (
+    KNOWN,
+    Weights,
+    find_checkpoint,
+    install_weights,
+    known_weights,
+    starts_from,
+    takes_teacher,
+    weights_folder,
+)
 
 __all__ = [
     "CLIENT_NETWORKS",
@@ -27,7 +36,7 @@ __all__ = [
     "declare_torchvision_operators",
     "find_checkpoint",
     "install_weights",
-    "named",
+    "known_weights",
     "network_split",
     "sam_outputs",
     "split_keys",

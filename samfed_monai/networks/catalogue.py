@@ -10,16 +10,16 @@ from typing import Any
 
 from torch import nn
 
-from samfed_monai.config.targets import brought
-from samfed_monai.config.variants import networks_elsewhere
+from samfed_monai.config.targets import entry_points_of
+from samfed_monai.config.variants import installed_networks
 from samfed_monai.core.errors import Problem, refused
-from samfed_monai.core.model_file import ARGUMENTS, CATALOGUE, settings_in
+from samfed_monai.core.model_file import ARGUMENTS, CATALOGUE, run_settings
 from samfed_monai.core.registry import Registry
 from samfed_monai.core.validators import one_of, require
 from samfed_monai.data.classes import class_problems, outputs_of
 from samfed_monai.networks.features import select_channels
 from samfed_monai.networks.fpn import lite0_fpn, load_trunk, mobile_sam_fpn
-from samfed_monai.networks.input_size import require_intake
+from samfed_monai.networks.input_size import limit_inputs
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.networks.weights import (
     encoder_weights_file,
@@ -29,7 +29,7 @@ from samfed_monai.networks.weights import (
     takes_teacher,
 )
 
-CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network", elsewhere=networks_elsewhere)
+CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network", elsewhere=installed_networks)
 """Builders ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module`` by name; weights are random except for SAM.
 Those of other packages (entry points ``samfed_monai.networks``, a method's ``_method -> networks``) are imported at
 first use."""
@@ -44,7 +44,7 @@ def network_problems(name: str, where: str) -> list[Problem]:
         name: name of the network.
         where: id of the setting, for the message.
     """
-    broken = {} if name in CLIENT_NETWORKS else brought("networks").broken
+    broken = {} if name in CLIENT_NETWORKS else entry_points_of("networks").broken
     return [broken[name]] if name in broken else one_of(where, name, CLIENT_NETWORKS)
 
 
@@ -124,7 +124,7 @@ def client_network(
     if site_channels is not None:
         network, kwargs["site_channels"] = select_channels(network, site_channels), site_channels
     settings = {"network_name": name, "classes": list(classes or ()), ARGUMENTS: {"_target_": CATALOGUE, **kwargs}}
-    network.samfed_settings = settings_in({"client": settings})  # type: ignore[assignment]  # stored in weights files
+    network.samfed_settings = run_settings({"client": settings})  # type: ignore[assignment]  # stored in weights files
     return network
 
 
@@ -142,7 +142,7 @@ def _deeplabv3plus(encoder: str, in_channels: int, out_channels: int, **kwargs: 
         raise TypeError(f"DeepLabV3Plus got an unexpected keyword argument {name!r}")
     # encoder_weights=None: segmentation_models_pytorch would download ImageNet weights otherwise
     network = DeepLabV3Plus(encoder, encoder_weights=None, in_channels=in_channels, classes=out_channels, **kwargs)
-    return require_intake(network, multiple=16, least_batch=2)
+    return limit_inputs(network, multiple=16, least_batch=2)
 
 
 CLIENT_NETWORKS.register("deeplabv3plus_resnet18")(partial(_deeplabv3plus, "resnet18"))
@@ -160,7 +160,7 @@ def _deeplabv3plus_efficientnet_lite0(**kwargs: Any) -> nn.Module:
 def _flexible_unet_resnet18(in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module:
     from monai.networks.nets import FlexibleUNet
 
-    return require_intake(FlexibleUNet(in_channels, out_channels, **{"backbone": "resnet18", **kwargs}), multiple=32)
+    return limit_inputs(FlexibleUNet(in_channels, out_channels, **{"backbone": "resnet18", **kwargs}), multiple=32)
 
 
 @CLIENT_NETWORKS.register("basic_unet")
@@ -168,13 +168,13 @@ def _basic_unet(in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module
     from monai.networks.nets import BasicUNet
 
     # four halvings; below 32 px its instance norm would get a single pixel
-    return require_intake(BasicUNet(2, in_channels, out_channels, **kwargs), multiple=1)
+    return limit_inputs(BasicUNet(2, in_channels, out_channels, **kwargs), multiple=1)
 
 
 def _sam(base: str, **kwargs: Any) -> nn.Module:
     from samfed_monai.networks.sam.network import sam_network
 
-    return require_intake(sam_network(base, **kwargs), multiple=1)
+    return limit_inputs(sam_network(base, **kwargs), multiple=1)
 
 
 for _base in ("vit_t", "vit_b", "vit_l", "vit_h"):

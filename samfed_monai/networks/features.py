@@ -177,9 +177,8 @@ def head_of(network: nn.Module) -> nn.Module:
         head = getattr(network, name, None)
         if isinstance(head, nn.Module):
             return head
-    expected = f"a network with one of {list(HEADS)}"
     hint = "use a network of the catalogue, or give its head one of these names"
-    raise refused("network", found=type(network).__name__, expected=expected, hint=hint)
+    raise refused("network", type(network).__name__, f"a network with one of {list(HEADS)}", hint)
 
 
 def feature_width(network: nn.Module) -> int:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from samfed_monai.core.errors import refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.core.validators import one_of, require
-from samfed_monai.networks.input_size import require_intake
+from samfed_monai.networks.input_size import limit_inputs
 from samfed_monai.networks.sam.adapter import load_adapter, read_header
 from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD, build_sam, clear_caches, tiny_vit_trunk
 from samfed_monai.networks.sam.lora import merge_lora
@@ -272,7 +272,7 @@ def mobile_sam_fpn(
         raise refused("network_def#in_channels", repr(in_channels), "3: MobileSAM's trunk takes RGB")
     encoder = TinyViTFeatures(frozen_stages)
     network = FPN(encoder, out_channels=out_channels, width=width, feature_groups=feature_groups)
-    return require_intake(network, multiple=32)
+    return limit_inputs(network, multiple=32)
 
 
 def load_trunk(network: nn.Module, weights: str | Path) -> None:
@@ -359,4 +359,4 @@ def lite0_fpn(
     """
     encoder = Lite0Features(in_channels, stages)
     network = FPN(encoder, out_channels=out_channels, width=width, feature_groups=feature_groups)
-    return require_intake(network, multiple=16)
+    return limit_inputs(network, multiple=16)

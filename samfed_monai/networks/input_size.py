@@ -15,7 +15,7 @@ LEAST = 32
 
 
 @dataclass(frozen=True)
-class Intake:
+class InputLimits:
     """Sizes of images that a network supports, and of batches that it can train on.
 
     Args:
@@ -51,12 +51,12 @@ class Intake:
                 yield Problem(f"{self.network} -> {where}", found=repr(images), expected=expected, hint=hint)
 
 
-def require_intake(network: nn.Module, *, multiple: int, least_batch: int = 1) -> nn.Module:
-    """Gives ``network`` an :class:`Intake`, which each call checks; names in its state dict are unchanged.
+def limit_inputs(network: nn.Module, *, multiple: int, least_batch: int = 1) -> nn.Module:
+    """Gives ``network`` an :class:`InputLimits`, which each call checks; names in its state dict are unchanged.
 
     Exported models (TorchScript, ``torch.export``, ONNX) do not check: they cannot report the problem.
     """
-    network.limits = Intake(type(network).__name__, multiple, least_batch)  # type: ignore[assignment]
+    network.limits = InputLimits(type(network).__name__, multiple, least_batch)  # type: ignore[assignment]
     network.register_forward_pre_hook(_require_supported)
     return network
 
@@ -72,17 +72,17 @@ def _require_supported(network: nn.Module, inputs: tuple[Tensor]) -> None:
 
 
 def size_problems(network: nn.Module, **sides: int) -> list[Problem]:
-    """Returns the problems of images with these sides; none for a network without an :class:`Intake`.
+    """Returns the problems of images with these sides; none for a network without an :class:`InputLimits`.
 
     Args:
         network: a network of the catalogue.
         sides: pixels by name, for instance ``height=96, width=128``.
     """
     limits = getattr(network, "limits", None)
-    return list(limits.size_problems(**sides)) if isinstance(limits, Intake) else []
+    return list(limits.size_problems(**sides)) if isinstance(limits, InputLimits) else []
 
 
 def batch_problems(network: nn.Module, **batches: int) -> list[Problem]:
     """Returns the problems of training batches of these sizes, by the id of the setting; see :func:`size_problems`."""
     limits = getattr(network, "limits", None)
-    return list(limits.batch_problems(**batches)) if isinstance(limits, Intake) else []
+    return list(limits.batch_problems(**batches)) if isinstance(limits, InputLimits) else []

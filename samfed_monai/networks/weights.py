@@ -310,7 +310,7 @@ def takes_teacher(network: str) -> bool:
     return starts_from(network, TEACHER) == "mobile_sam"
 
 
-def named(name: str) -> Weights | None:
+def known_weights(name: str) -> Weights | None:
     """Returns the weights with a name such as ``mobile_sam`` or ``vit_b``; ``None`` if there are none."""
     return next((weights for weights in KNOWN if name in weights.names), None)
 
@@ -321,7 +321,7 @@ def weights_of(name: str) -> Weights:
     Raises:
         Refused: there are none; the message has the known names.
     """
-    found = named(name)
+    found = known_weights(name)
     if found is None:
         raise Refused(one_of("weights", name, [weights.names[0] for weights in KNOWN]))
     return found
@@ -349,9 +349,8 @@ def find_checkpoint(name: str, bundle_root: str | Path | None = None) -> Path:
         if (folder / weights.file).is_file():
             return folder / weights.file
     source = "FILE|URL|registry" if weights.archive else "FILE|URL"
-    expected = f"{weights.file} in {' or '.join(map(str, folders))}"
     hint = f"run `samfed weights {weights.names[0]} --from {source}`"
-    raise refused(f"weights of {name}", "no such file", expected, hint)
+    raise refused(f"weights of {name}", "no such file", f"{weights.file} in {' or '.join(map(str, folders))}", hint)
 
 
 def install_weights(name: str, source: str | Path, *, folder: str | Path | None = None) -> Path:
@@ -455,7 +454,7 @@ def encoder_weights_file(weights: str | Path, name: str) -> Path:
     Raises:
         Refused: a missing path, or a name of weights that are not installed or not for the encoder of network ``name``.
     """
-    known = named(str(weights))
+    known = known_weights(str(weights))
     if known is None:
         if not Path(weights).exists():
             hint = f"check the path, or use one of {[other.names[0] for other in KNOWN if other.networks]}"

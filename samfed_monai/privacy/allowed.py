@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from samfed_monai.config.variants import Method
-    from samfed_monai.handlers.images_seen import Seen
+    from samfed_monai.handlers.images_seen import SeenCounts
 
 
 #: Metrics of a site's work, not of its images.
@@ -60,7 +60,7 @@ class Allowed:
     batch: int | None = None
     momentum: float = 0.0
     statistic: Statistic | None = None
-    seen: Seen | None = None
+    seen: SeenCounts | None = None
     keeps_part: bool = False
 
 

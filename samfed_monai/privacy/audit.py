@@ -13,7 +13,7 @@ from typing import Any
 
 from samfed_monai.core.errors import refused
 from samfed_monai.core.io import append_line, parse_json
-from samfed_monai.core.words import aligned
+from samfed_monai.core.text import aligned
 
 logger = logging.getLogger("samfed_monai.audit")
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from samfed_monai.config.parse import parsed
-from samfed_monai.config.targets import in_catalogue
+from samfed_monai.config.targets import is_from_catalogue
 from samfed_monai.protocol.message import message_refused
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def require_plain_network(client: Any) -> None:
     parser = getattr(client.train_workflow, "parser", None)
     if client.trainer is None or parser is None:
         return
-    if in_catalogue(parser) and parsed(parser, "network_def") is client.trainer.network:
+    if is_from_catalogue(parser) and parsed(parser, "network_def") is client.trainer.network:
         return
     size = parsed(parser, "image_size", 64)
     expected = "no layer with one weight per pixel, whose update would reveal the image"

@@ -120,8 +120,9 @@ class ReleaseFilter:
             message = self._noisy(task, request, message, allowed, record)
             message = self._with_rule(message, allowed, record)
             if self.sender is not None and message.kind == Kind.WEIGHTS and message.tensors:
-                step, _ = self.sender.encode(message.tensors, request.tensors)
-                message = replace(message, kind=Kind.STEP, tensors=step)
+                message = replace(
+                    message, kind=Kind.STEP, tensors=self.sender.encode(message.tensors, request.tensors)[0]
+                )
             content = _content(message)
         except MessageRefused as refused:
             self._write(task, request, outcome="refused", problems=[str(each) for each in refused.problems])

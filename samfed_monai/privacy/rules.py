@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems, refused
-from samfed_monai.core.validators import departures, installed, require
+from samfed_monai.core.validators import installed, require, schema_problems
 from samfed_monai.data.datalist import LEAST_IMAGES
 from samfed_monai.privacy.accounting import DELTA, accountant, epsilon
 from samfed_monai.protocol.guard import Action, UpdateGuard
@@ -139,7 +139,7 @@ class Privacy:
         Raises:
             Refused: unknown names, values out of range, settings that exclude each other; all together.
         """
-        problems = departures({"privacy": content}, {"properties": {"privacy": SCHEMA}}, "federate.json")
+        problems = schema_problems({"privacy": content}, {"properties": {"privacy": SCHEMA}}, "federate.json")
         require(problems, _conflicts(content))
         given = content or {}
         parts = {name: kind(**given[name]) for name, kind in _PARTS.items() if given.get(name) is not None}
@@ -219,9 +219,8 @@ def _conflicts(content: Any) -> Iterator[Problem]:
     content = _mapping(content)
     local, central, secure = (content.get(name) is not None for name in _PARTS)
     if secure and central:
-        found = "secure_aggregation and central_differential_privacy"
         hint = "the server cannot clip updates that it does not see: use differential_privacy, at the sites"
-        yield Problem(WHERE, found, "only one of them", hint)
+        yield Problem(WHERE, "secure_aggregation and central_differential_privacy", "only one of them", hint)
     if local and central:
         hint = "set central_differential_privacy to null if the server is not trusted, else differential_privacy"
         yield Problem(WHERE, "noise at the sites and at the server", "only one of them", hint)
@@ -340,9 +339,8 @@ def _mean_problems(strategy: Strategy, where: str) -> list[Problem]:
     if strategy.exchange.mean and strategy.statistic is None:
         return []
     found = f"{type(strategy).__name__}, which needs each site's reply"
-    expected = "a strategy that needs only the mean of the sites' weights, such as FedAvg"
     hint = f"choose a variant that averages, such as samfed, or set {where.rpartition('#')[2]} to null"
-    return [Problem(where, found, expected, hint)]
+    return [Problem(where, found, "a strategy that needs only the mean of the sites' weights, such as FedAvg", hint)]
 
 
 def _guard_problems(guard: UpdateGuard | None, where: str) -> Iterator[Problem]:
@@ -361,7 +359,7 @@ def _exchange_problems(strategy: Strategy) -> list[Problem]:
     if kind is not None and kind is not StatisticKind.PROTOTYPES:
         found, expected = f"weights with noise, but {kind.description} without", "only weights"
         hint = "choose a variant that sends no image statistics"
-    elif exchange.means_of_terms:
+    elif exchange.reads_term_means:
         found, expected = "weights with noise, but means of loss terms without", "only weights"
         hint = "choose a variant that weights sites by their number of images, such as samfed"
     else:

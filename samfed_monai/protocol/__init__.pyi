@@ -2,14 +2,14 @@
 
 from .guard import Inbox, UpdateGuard
 from .message import MAX_BYTES, Kind, Message, MessageRefused, from_bytes, to_bytes, wire_size
-from .statistics import Collected, Statistic, StatisticKind, StatisticRule
+from .statistics import CollectedStatistics, Statistic, StatisticKind, StatisticRule
 from .strategy import ClientAlgorithm, Exchange, Server, Strategy
 from .transport import Failure, Task, Traffic, Transport, received, scrub
 
 __all__ = [
     "MAX_BYTES",
     "ClientAlgorithm",
-    "Collected",
+    "CollectedStatistics",
     "Exchange",
     "Failure",
     "Inbox",

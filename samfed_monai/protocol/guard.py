@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.core.errors import Problems
-from samfed_monai.core.validators import departures, in_range, one_of, require
+from samfed_monai.core.validators import in_range, one_of, require, schema_problems
 from samfed_monai.protocol.message import Kind, Message, message_refused
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class UpdateGuard:
         known = ("limit", "action", "largest_share")
         schema = {"additionalProperties": False, "properties": dict.fromkeys(known, True)}
         problems = Problems()
-        problems.extend(departures(dict(content), schema, "federate.json -> job#update_guard"))
+        problems.extend(schema_problems(dict(content), schema, "federate.json -> job#update_guard"))
         with problems.collected():
             guard = cls(**{name: value for name, value in content.items() if name in known})
         problems.refuse_if_any()
@@ -226,7 +226,7 @@ def _cap(counts: Iterable[float], share: float) -> float:
 _DOMINANT_SHARE = 0.9
 
 
-class Counts:
+class ImageCounts:
     """The number of images that each site trains on, as first reported: before round 0, or in its first update.
 
     It is the weight in the mean, only the site can count it, and it is the same in every round: an update with another

@@ -21,7 +21,7 @@ import torch
 from samfed_monai.core.io import all_finite
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import require, whole
-from samfed_monai.data.records import different
+from samfed_monai.data.records import without_duplicates
 from samfed_monai.protocol.message import STATISTICS, Message, message_refused
 
 if TYPE_CHECKING:
@@ -189,11 +189,11 @@ class MeansOfGroups(Statistic):
         """Returns the values to average, from an image (3, H, W)."""
 
     def images(self, least_images: int) -> int:
-        count = len(different(self.data.records("unlabelled")))
+        count = len(without_duplicates(self.data.records("unlabelled")))
         return count // self._groups(count, least_images)
 
     def measured(self, least_images: int) -> Mapping[str, Tensor]:
-        records = different(self.data.records("unlabelled"))
+        records = without_duplicates(self.data.records("unlabelled"))
         seed = derive_seed(self.seed, self.site, self.kind.value)
         order, means = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed)), []
         for group in order.tensor_split(self._groups(len(records), least_images)):
@@ -231,10 +231,10 @@ def with_statistics(tensors: Mapping[str, Tensor], statistics: Mapping[str, Tens
     return {**tensors, **{PREFIX + name: tensor for name, tensor in statistics.items()}}
 
 
-class Collected:
+class CollectedStatistics:
     """The server's end: requests a statistic from sites and keeps what they sent.
 
-    A strategy that has one sets :attr:`.Strategy.statistic`, passes its messages through :meth:`asking` in
+    A strategy that has one sets :attr:`.Strategy.statistic`, passes its messages through :meth:`with_requests` in
     ``configure``, returns :meth:`expected` in its own ``expected``, splits a reply with :meth:`taken` in ``accept``,
     and stores :meth:`state_dict` with its own. A site is asked until it has sent its statistic once.
 
@@ -249,7 +249,7 @@ class Collected:
         self.by_site: dict[str, dict[str, Tensor]] = {}
         self._requested: set[str] = set()
 
-    def asking(self, messages: Mapping[str, Message], *, again: bool = False) -> dict[str, Message]:
+    def with_requests(self, messages: Mapping[str, Message], *, again: bool = False) -> dict[str, Message]:
         """Returns the messages of a round; messages to sites whose statistic is missing ask for it.
 
         Args:

@@ -42,8 +42,8 @@ class Server:
         networks: site to a builder of that site's network, without pretrained weights; for strategies that need one.
         warm_start: trains given weights on the public set, as at the start of a run, and returns them; for a strategy
             with :attr:`Strategy.rounds_before_warm_start`.
-        keeps_parts: whether part of the network is personal: ``weights`` are then its shared names only, and restoring
-            a stored model takes the sites' states.
+        has_personal_part: whether part of the network is personal: ``weights`` are then its shared names only, and
+            restoring a stored model takes the sites' states.
     """
 
     sites: Sequence[str]
@@ -54,7 +54,7 @@ class Server:
     algorithm: Callable[[], Any] | None = None
     networks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
     warm_start: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
-    keeps_parts: bool = False
+    has_personal_part: bool = False
 
     def make_client_algorithm(self, variant: str) -> Any:
         """Builds the server's own network with its public set: the client algorithm of the variant.
@@ -88,7 +88,7 @@ class Exchange:
         mean: whether the mean of the replies' weights can replace them, passed once to :meth:`Strategy.accept` as a
             reply of all images. Central differential privacy and secure aggregation provide only that. A class that
             overrides :meth:`Strategy.accept` or :meth:`Strategy.finish` must set it again, or it is False.
-        means_of_terms: whether the server reads means of loss terms, which no differential privacy protects.
+        reads_term_means: whether the server reads means of loss terms, which no differential privacy protects.
 
     Example::
 
@@ -101,7 +101,7 @@ class Exchange:
     server_model: bool = True
     tailored: bool = False
     mean: bool = False
-    means_of_terms: bool = False
+    reads_term_means: bool = False
 
     @property
     def word(self) -> str:
@@ -158,7 +158,7 @@ class Strategy(ABC):
     @property
     def keeps_states(self) -> bool:
         """Whether restoring the best round takes more than :attr:`global_weights`: states of sites or server."""
-        return self.exchange.own_networks or self.exchange.tailored or self.server.keeps_parts
+        return self.exchange.own_networks or self.exchange.tailored or self.server.has_personal_part
 
     def attach(self, server: Server) -> Strategy:
         """Binds the run; called before any other method; returns itself.
@@ -269,13 +269,13 @@ class Strategy(ABC):
         names = sorted(weights_of_model, key=lambda name: position.get(name, len(position)))
         self.global_weights = {name: weights_of_model[name].detach().cpu().clone() for name in names}
 
-    def _stored(self, models: Mapping[str, Mapping[str, Tensor]], prefix: str = "") -> dict[str, Tensor]:
+    def _pack_models(self, models: Mapping[str, Mapping[str, Tensor]], prefix: str = "") -> dict[str, Tensor]:
         """Models of sites as part of :meth:`state_dict`, under ``<prefix><index of the site>.<name>``."""
         indices = {site: index for index, site in enumerate(self.server.sites)}
         return {f"{prefix}{indices[site]}.{name}": t for site, model in models.items() for name, t in model.items()}
 
-    def _restored(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, dict[str, Tensor]]:
-        """Models that :meth:`_stored` packed, with the names of :attr:`global_weights`."""
+    def _unpack_models(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, dict[str, Tensor]]:
+        """Models that :meth:`_pack_models` packed, with the names of :attr:`global_weights`."""
         models = {}
         for index, site in enumerate(self.server.sites):
             keys = {name: f"{prefix}{index}.{name}" for name in self.global_weights}
@@ -283,7 +283,7 @@ class Strategy(ABC):
                 models[site] = model
         return models
 
-    def _message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Message:
+    def message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Message:
         server, extra = self.server, {**self.requirements(), **extra}
         return Message(kind, site, round, server.rounds, server.seed, tensors=dict(tensors), extra=extra)
 
@@ -324,7 +324,7 @@ class ClientAlgorithm(ABC):
         """
         return {}
 
-    def masks_taken(self) -> int:
+    def max_mask_pixels(self) -> int:
         """Maximum number of pixels of all soft masks together for :meth:`receive`; a larger message is not inflated.
 
         0 without soft masks. Called before each message with soft masks; it reads no private image.
@@ -415,7 +415,7 @@ class TrainerAlgorithm(ClientAlgorithm):
         known = set(self._names)
         return {name: weight for name, weight in trained_weights(self.network).items() if name in known}
 
-    def run_once_more(self, round: int, what: str, steps: int | None = None) -> dict[str, float]:
+    def run_extra(self, round: int, what: str, steps: int | None = None) -> dict[str, float]:
         """Runs the trainer once beside the local epoch and restores its position.
 
         It gets the batches of the local epoch, from the first on: the trainer's ``SeedHandler`` makes a run a function

@@ -12,7 +12,7 @@ from typing import Any
 
 from samfed_monai.config.parse import MISSING, flat, lookup
 from samfed_monai.core.errors import Problems
-from samfed_monai.core.words import clipped
+from samfed_monai.core.text import clipped
 from samfed_monai.metrics import pool
 from samfed_monai.reports.rows import (
     CEILING,
@@ -38,20 +38,20 @@ def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     by_row, notes = _by_row(runs), list[str]()
     seeds = {row.name: ", ".join(map(str, row.seeds)) for group in groups for row in group.rows}
     if len(set(seeds.values())) > 1:
-        notes.append(f"Rows have different seeds ({listed(seeds)}); differences and shares use the seeds in common.")
+        notes.append(f"Rows have different seeds ({joined(seeds)}); differences and shares use the seeds in common.")
     rounds = {row: ", ".join(sorted({str(run.results["rounds"]) for run in of_row})) for row, of_row in by_row.items()}
     if len({rounds[run.row] for run in runs if run.results["variant"] != FLOOR}) > 1:
-        notes.append(f"Runs have different numbers of rounds ({listed(rounds)}).")
+        notes.append(f"Runs have different numbers of rounds ({joined(rounds)}).")
     if _convention(runs) is None:
-        counted_as = listed({run.row: " / ".join(_convention_of(run).values()) for run in runs})
+        counted_as = joined({run.row: " / ".join(_convention_of(run).values()) for run in runs})
         notes.append(f"Rows count HD95 and empty masks differently ({counted_as}): their HD95 cannot be compared.")
     settings = {row: [_options_of(run) for run in of_row if run.run.get("config")] for row, of_row in by_row.items()}
     sizes = {row: {str(each["image_size"]) for each in runs if "image_size" in each} for row, runs in settings.items()}
     if len(set[str]().union(*sizes.values())) > 1:
-        found = listed({row: ", ".join(sorted(some)) for row, some in sizes.items() if some})
+        found = joined({row: ", ".join(sorted(some)) for row, some in sizes.items() if some})
         notes.append(f"Runs have different image sizes ({found}): their HD95, in pixels, cannot be compared.")
     mixed_rows = {row for row, of_row in settings.items() if any(each != of_row[0] for each in of_row)}
-    mixed_rows |= {row for row, of_row in by_row.items() if len({run.options_hash for run in of_row} - {""}) > 1}
+    mixed_rows |= {row for row, of_row in by_row.items() if len({run.asked for run in of_row} - {""}) > 1}
     if mixed_rows:
         what = f"Seeds of one row were run with different settings or bundles ({', '.join(sorted(mixed_rows))})"
         notes.append(f"{what}: its mean and spread cover both.")
@@ -59,7 +59,7 @@ def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
         scores = {f"{run.row}, seed {run.seed}": _scored_images(run.results) for run in runs}
         counts = {run: numbers[images] for run, numbers in scores.items() if images in numbers}
         most = max(counts.values(), default=0)
-        if fewer := listed({run: f"{n} of {most}" for run, n in counts.items() if n < most}):
+        if fewer := joined({run: f"{n} of {most}" for run, n in counts.items() if n < most}):
             text = f"Some runs were scored on fewer {images} than others ({fewer}): a site gave no scores there, so"
             notes.append(f"{text} {consequence}.")
     if unscored := ", ".join(sorted({run.row for run in runs if (run.results["teacher"] or {}).get("score") is False})):
@@ -118,7 +118,7 @@ def _gap_notes(group: Group) -> list[str]:
     return notes
 
 
-def listed(values: Mapping[str, str]) -> str:
+def joined(values: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {value}" for name, value in values.items())
 
 
@@ -161,10 +161,6 @@ class Table:
     def rows(self) -> list[Row]:
         """Rows of all groups."""
         return [row for group in self.groups for row in group.rows]
-
-    def row(self, name: str) -> Row:
-        """Returns the first row of that name; raises ``KeyError`` if there is none."""
-        return {row.name: row for row in reversed(self.rows)}[name]
 
     @property
     def scored(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.io import PUBLIC, write_bytes, write_json, write_page, write_text
-from samfed_monai.core.words import counted
+from samfed_monai.core.text import counted
 from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.figures import comparison_figure
 from samfed_monai.reports.rows import LEVEL as CONFIDENCE
@@ -18,7 +18,7 @@ from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_perce
 LEADS, LEVEL, TRAILS = "leads", "within the spread", "trails"
 
 
-def word_of(difference: Cell) -> str:
+def outcome_of(difference: Cell) -> str:
     """Names a paired difference: it counts only if its mean is larger than its spread over seeds."""
     mean, spread = difference.mean, difference.spread
     if mean is None:
@@ -71,7 +71,7 @@ def verdict(group: Group) -> str | None:
         return f"One seed: {method}'s Dice is {mean} against the strongest other row, {other}; no spread, no verdict."
     result = f"Dice {mean} ± {cell.spread:.3f} against the strongest other row, {other}; "
     result += f"ahead in {ahead(cell)} of {counted(cell.n, 'seed')}."
-    within = [row.title for row, each in compared if word_of(each["dice"]) == LEVEL and row is not closest]
+    within = [row.title for row, each in compared if outcome_of(each["dice"]) == LEVEL and row is not closest]
     ties = f" Within the spread of: {', '.join(within)}." if within else ""
     elsewhere = _also_sentence("At the worst site", cells["worst"])
     elsewhere += _also_sentence("On hospitals that took no part", cells["unseen"])
@@ -79,13 +79,13 @@ def verdict(group: Group) -> str | None:
         LEADS: f"{method} leads, by more than the spread: {result}{ties}{elsewhere}",
         LEVEL: f"{method} neither leads nor trails beyond the spread: {result}{elsewhere}",
         TRAILS: f"{method} does not lead: {result}{elsewhere}",
-    }[word_of(cell)]
+    }[outcome_of(cell)]
 
 
 def _also_sentence(where: str, cell: Cell) -> str:
     if cell.mean is None or cell.spread is None:
         return ""
-    word = {LEADS: "it leads", TRAILS: "it trails"}.get(word_of(cell), word_of(cell))
+    word = {LEADS: "it leads", TRAILS: "it trails"}.get(outcome_of(cell), outcome_of(cell))
     return f" {where}: {as_difference(cell.mean)} ± {cell.spread:.3f}, {word}."
 
 
@@ -144,7 +144,7 @@ def _tests(table: Table, group: Group) -> list[Block]:
     size, rows = PARAMETERS if table.has("parameters") else {}, {}
     for test in group.tests:
         interval = f"{as_difference(test.low)} to {as_difference(test.high)}"
-        both = [" / ".join(spell(key, row.cells.get(key)) for row in (test.row, test.other)) for key in size]
+        both = [" / ".join(format_cell(key, row.cells.get(key)) for row in (test.row, test.other)) for key in size]
         dice = [as_difference(test.difference), interval, f"{test.better} / {test.worse}", as_p(test.holm)]
         rows[test.other.name] = [str(test.images), *dice, *both]
     titles = {test.other.name: test.other.title for test in group.tests}
@@ -185,7 +185,7 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     return made
 
 
-def spell(key: str, cell: Cell | None) -> str:
+def format_cell(key: str, cell: Cell | None) -> str:
     """Formats a cell: its mean, and its spread with at least two seeds; differences (``vs:``) have a sign.
 
     Parameters have no spread, as seeds do not change them.
@@ -265,7 +265,7 @@ def to_json(table: Table) -> dict[str, Any]:
 def _cell_text(row: Row, key: str) -> str:
     if key == "seeds":
         return str(len(row.seeds))
-    return as_percent(row.gap) if key == "gap" else spell(key, row.cells.get(key))
+    return as_percent(row.gap) if key == "gap" else format_cell(key, row.cells.get(key))
 
 
 def _json_row(row: Row) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def _json_test(test: PairedTest) -> dict[str, Any]:
 def _compared_cells(cells: Mapping[str, Cell], columns: Iterable[str]) -> list[str]:
     dice = cells["dice"]
     seeds = f"{ahead(dice)} of {dice.n}" if dice.n else MISSING
-    return [*(spell(f"vs:{key}", cells[key]) for key in columns), seeds, word_of(dice)]
+    return [*(format_cell(f"vs:{key}", cells[key]) for key in columns), seeds, outcome_of(dice)]
 
 
 def _capital(text: str) -> str:
@@ -363,11 +363,11 @@ def headlines(table: Table) -> list[tuple[str, str, str]]:
         if hero is None or not hero.cells["dice"].n:
             continue
         label = "" if group is table.groups[0] else f"{group.label}: "
-        dice = spell("dice", hero.cells["dice"])
+        dice = format_cell("dice", hero.cells["dice"])
         lines.append((f"{label}Dice, {group.mode.method}", dice, counted(len(hero.seeds), "seed")))
         for variant, other in OVER.items():
             if (cell := hero.cells["dice"].minus(group.dice_of(variant))).n:
-                lines.append((f"{label}Dice over {other}", spell("vs:dice", cell), "paired by seed"))
+                lines.append((f"{label}Dice over {other}", format_cell("vs:dice", cell), "paired by seed"))
         if hero.gap is not None:
             lines.append((f"{label}Gap closed", as_percent(hero.gap), "of dp_only to oracle"))
     return lines

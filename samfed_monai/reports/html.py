@@ -14,8 +14,8 @@ from samfed_monai.config.bundles import bundle_of_command
 from samfed_monai.config.variants import EXCHANGES
 from samfed_monai.core.io import PRIVATE, PUBLIC, write_bytes, write_page
 from samfed_monai.core.run_log import RunLog
-from samfed_monai.core.words import counted
-from samfed_monai.metrics import BESIDE
+from samfed_monai.core.text import counted
+from samfed_monai.metrics import EXTRAS
 from samfed_monai.metrics.quality import DOUBTFUL, estimate_of
 from samfed_monai.metrics.quality_file import read_quality
 from samfed_monai.reports.figures import run_figures
@@ -90,7 +90,7 @@ class Report:
         logger.info("report: %s", path)
         for sentence in advice_on(run):
             logger.warning("%s", sentence)
-        for line in answer(run) if finished else ():
+        for line in run_summary(run) if finished else ():
             logger.info("%s", line)
         return path
 
@@ -174,7 +174,7 @@ def _scores_by_site(run: RunData) -> dict[str, Any]:
 def more_scores(run: RunData) -> list[dict[str, Any]]:
     """Returns all test scores by site and unseen hospital; numbers that a site did not send are ``None``."""
     tests = {site: splits["test"] for site, splits in _scores_by_site(run).items() if scored(splits)}
-    names = ("dice", *BESIDE, "n")
+    names = ("dice", *EXTRAS, "n")
     return [
         {"site": site, "spread": spread(run, [site]), **{name: summary.get(name) for name in names}}
         for site, summary in tests.items()
@@ -189,7 +189,7 @@ def withheld(run: RunData, split: str = "test") -> list[str]:
 _MOST_NAMES = 3  # sites named in a sentence
 
 
-def answer(run: RunData) -> list[str]:
+def run_summary(run: RunData) -> list[str]:
     """Returns lines with the Dice of a finished run's model, the paths of model and report, and the next command."""
     results, folder = run.results, str(run.folder)
     number = results["models"][results["selected"]].get("round")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList, load_records, read_image, read_mask
-from samfed_monai.data.classes import colour_of, read_classes, several
+from samfed_monai.data.classes import colour_of, is_multiclass, read_classes
 from samfed_monai.data.reading import png_of
 from samfed_monai.metrics import surface
 from samfed_monai.reports.run_data import RunData
@@ -222,7 +222,7 @@ def make_overlays(
             notes += [f"{site}: {reason}"] * (not run.disagreement(site))  # else see make_own_images
             continue
         with errors_as_notes(notes, site):
-            if several(run.classes):  # images without any class show nothing
+            if is_multiclass(run.classes):  # images without any class show nothing
                 rows = [row for row in rows if row["empty"] != "both"] or rows
             rows_shown, site_images = best_median_worst(rows), []
             scored = [row["id"] for row in rows_shown.values()]  # files that must not have changed since
@@ -259,7 +259,7 @@ def make_own_images(
                 masks = {}
                 for name in OUTLINES:
                     mask = Image.open(run.own_images(site) / name / row["mask"]).convert("L")
-                    if several(run.classes):  # foreground of all classes
+                    if is_multiclass(run.classes):  # foreground of all classes
                         mask = mask.point([0] + [255] * 255)
                     masks[name] = _resized(mask, size)
                 png = _side_by_side(pixels, draw_outlines(pixels, masks))

@@ -141,7 +141,7 @@ class RunData:
         return int(seeds.get("seed", next(iter(seeds.values()), 0)))
 
     @property
-    def options_hash(self) -> str:
+    def asked(self) -> str:
         """Hash of all requested options of the run except the seed; "" if no comparison recorded it."""
         seal = self.about.get("seal")
         if not isinstance(seal, Mapping) or "asked" not in seal:

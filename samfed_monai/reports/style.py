@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.words import counted, uncapitalised
+from samfed_monai.core.text import counted, uncapitalised
 from samfed_monai.data.classes import colour_of
 
 if TYPE_CHECKING:

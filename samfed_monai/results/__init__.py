@@ -8,7 +8,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused, Stopped, folded, refused
 from samfed_monai.core.io import canonical_hash, read_json
-from samfed_monai.core.validators import departures, require
+from samfed_monai.core.validators import require, schema_problems
 from samfed_monai.metrics import pool, summarise, worst
 
 RESULTS_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("results.schema.json"))
@@ -49,7 +49,7 @@ def read_round(folder: Path, number: int, run: str = "") -> dict[str, Any]:
     if (sha256 := canonical_hash([number, record])) not in _valid:
         properties = {"round": {"const": number, "description": f"{number}, as the folder"}}
         schema = {**ROUND_SCHEMA, "properties": {**ROUND_SCHEMA["properties"], **properties}}
-        if problems := departures(record, schema, str(path)):
+        if problems := schema_problems(record, schema, str(path)):
             raise Stopped(f"the record of round {number} is not valid ({'; '.join(folded(problems))})", RESTORE)
         _valid.add(sha256)
     if run and (run_of_record := record.get("run", run)) != run:
@@ -196,7 +196,7 @@ def validate_results(results: Any, *, where: str = "results.json") -> list[Probl
         results: content of a ``results.json``.
         where: file name for the messages.
     """
-    problems = departures(results, RESULTS_SCHEMA, where)
+    problems = schema_problems(results, RESULTS_SCHEMA, where)
     if problems:
         return problems
     if results["selected"] not in results["models"]:

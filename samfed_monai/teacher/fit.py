@@ -15,7 +15,7 @@ from monai.transforms import Compose
 
 from samfed_monai.core.errors import Problems, Refused, refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, sha256_file, write_json
-from samfed_monai.core.own_process import best_device
+from samfed_monai.core.process_setup import best_device
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import in_range, one_of, whole
@@ -33,7 +33,7 @@ from samfed_monai.networks.sam.adapter import (
 )
 from samfed_monai.networks.sam.build import SAM_BUILDERS, PromptFreeSam, build_sam, fold_batch_norms, side_problems
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.teacher.exam import Exam, Records, mean
+from samfed_monai.teacher.evaluation import Records, TeacherEvaluation, mean
 from samfed_monai.teacher.training import (
     LORA_LEARNING_RATE,
     TRAINER,
@@ -56,7 +56,7 @@ class TeacherFit:
     """Fits LoRA and the decoder (or the decoder alone) on ``D_p`` and writes the adapter.
 
     The adapter has the averaged weights of the last epoch whose Dice on the held-out part of ``D_p`` is within a
-    standard error of the best one (``as_good_as``). Progress is written beside ``output`` after the first epoch and
+    standard error of the best one. Progress is written beside ``output`` after the first epoch and
     then at most once a minute, at the end of epochs: an interrupted fit resumes there, with the same adapter as result.
     A finished fit is not repeated: the same settings and images reuse ``output``. The adapter is a function of
     settings, images and machine only; Dice and seconds are in a JSON file beside it.
@@ -187,12 +187,12 @@ class TeacherFit:
         sam = self._build_sam(loaded=reused)
         # the decoder is trained and evaluated on embeddings, which are the same in every epoch
         teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
-        exam = Exam(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
+        evaluation = TeacherEvaluation(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
         if reused:
             load_adapter(self.output, sam, base=self.base, base_sha256=self.base_sha256, size=self.size)
         else:
-            self._fit(sam, exam, hashes["fit"])
-        result = {"after": self._evaluate(exam), **read_header(self.output).fit["training"]}
+            self._fit(sam, evaluation, hashes["fit"])
+        result = {"after": self._evaluate(evaluation), **read_header(self.output).fit["training"]}
         result |= {} if self.start is None else {"start": self.start.name}
         result |= {"public_hash": self.public_hash, "output": str(self.output), "sha256": sha256_file(self.output)}
         result |= {"reused": reused, "seconds": round(time.perf_counter() - started, 1), "hashes": hashes}
@@ -228,7 +228,7 @@ class TeacherFit:
         sam = build_sam(self.base, self.checkpoint, self.size)
         fold_batch_norms(sam.image_encoder)
         if self.outputs > 1 and not loaded:
-            sam.tell_apart(self.outputs)
+            sam.add_class_masks(self.outputs)
         return sam.to(best_device())
 
     def _log_result(self, after: Mapping[str, float]) -> None:
@@ -244,7 +244,7 @@ class TeacherFit:
                 " and ".join("public images held out" if name == "held_out" else name for name in low),
             )
 
-    def _fit(self, sam: PromptFreeSam, exam: Exam, fit_hash: str) -> None:
+    def _fit(self, sam: PromptFreeSam, evaluation: TeacherEvaluation, fit_hash: str) -> None:
         """Trains the parts of ``adapt`` and writes the adapter."""
         with torch.random.fork_rng(devices=[]):  # LoRA's initialisation must not change other random numbers
             torch.manual_seed(derive_seed(self.seed, "lora"))
@@ -261,7 +261,7 @@ class TeacherFit:
                 network,
                 [(parameters, rates[part]) for part, parameters in parts.items()],
                 self._batches(network),
-                lambda: exam({"held_out": self.records["held_out"]}, keep=True)["held_out"],
+                lambda: evaluation({"held_out": self.records["held_out"]}, keep=True)["held_out"],
                 epochs=self.epochs,
                 progress_file=progress_file,
                 fit_hash=fit_hash,
@@ -282,11 +282,11 @@ class TeacherFit:
             return EmbeddedBatches(images, network, views=self.cached_views, progress=self.progress, **settings)
         return ImageBatches(images, **settings)
 
-    def _evaluate(self, exam: Exam) -> dict[str, float]:
+    def _evaluate(self, evaluation: TeacherEvaluation) -> dict[str, float]:
         sets = {"held_out": self.records["held_out"], **self.test_records}
         total = sum(map(len, sets.values()))
         with progress_bar(total=total, desc="teacher, Dice", unit="image", show=self.progress) as bar:
-            scores = exam(sets, views=self.views, done=bar.update)
+            scores = evaluation(sets, views=self.views, done=bar.update)
         return {name: mean(dice) for name, dice in scores.items()}
 
     @property

@@ -27,7 +27,7 @@ from samfed_monai.core.training_state import WeightAverage
 from samfed_monai.networks.inferer import Switch
 from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.build import PromptFreeSam, encode
-from samfed_monai.teacher.exam import as_good_as, mean
+from samfed_monai.teacher.evaluation import mean, within_one_standard_error
 from samfed_monai.teacher.views import ViewedImages
 
 logger = logging.getLogger(__name__)
@@ -357,6 +357,6 @@ class Training:
         if not state.best or mean(scores) > mean(state.best):
             state.best = scores
         self.bar.set_postfix(held_out=f"{mean(scores):.3f}", refresh=False)  # shown with the next step
-        if as_good_as(scores, state.best):
+        if within_one_standard_error(scores, state.best):
             state.kept_epoch = state.epoch
             self.kept = {name: tensor.clone() for name, tensor in self.average.tensors.items()}

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 from samfed_monai.config.check import check_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors, write_json
-from samfed_monai.core.model_file import settings_in, settings_of, trained_otherwise
+from samfed_monai.core.model_file import run_settings, setting_differences, settings_of
 from samfed_monai.data.classes import COLOURS, planes_of
 from samfed_monai.federation.exchange_object import metrics_of_parts, sendable
 from samfed_monai.federation.server import site_scores
@@ -33,7 +33,7 @@ from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.privacy.allowed import withhold_small
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.reports.overlays import draw_classes, outlined
-from samfed_monai.teacher.exam import dice_score
+from samfed_monai.teacher.evaluation import dice_score
 from samfed_monai.teacher.training import mask_loss
 from samfed_monai.transforms import InvertResized, ResizeWithLabeld, WeakViewd
 from tests.bundles.conftest import REPOSITORY
@@ -85,7 +85,7 @@ def sam(outputs: int = 1, seed: int = 0):
     torch.manual_seed(seed)
     network = assemble(vit_encoder(SIZE, width=16, depth=2, heads=2, global_blocks=(1,)), SIZE).eval()
     if outputs > 1:
-        network.tell_apart(outputs)
+        network.add_class_masks(outputs)
     return network
 
 
@@ -106,7 +106,7 @@ def test_multiclass_sam_refuses_prompts_and_two_outputs():
     with pytest.raises(ValueError, match="takes no prompts"):
         sam(3).decode(torch.randn(1, 256, 4, 4), torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
     with pytest.raises(ValueError, match="expected 3 outputs or more"):
-        sam().tell_apart(2)
+        sam().add_class_masks(2)
 
 
 def test_mask_loss_pools_dice_over_batch_and_padding_is_background():
@@ -334,16 +334,16 @@ def test_outlines_and_overlays_have_one_colour_per_class():
 
 
 def test_model_records_classes_and_other_count_is_refused(tmp_path):
-    head = settings_in({"client": {"network_name": "basic_unet", "image_size": 64, "classes": ORGANS}})
+    head = run_settings({"client": {"network_name": "basic_unet", "image_size": 64, "classes": ORGANS}})
     save_tensors(tmp_path / "m.safetensors", {"x": torch.zeros(1)}, head)
     assert settings_of(tmp_path / "m.safetensors")["classes"] == ORGANS
-    (problem,) = trained_otherwise(tmp_path / "m.safetensors", {"classes": ["foreground"]})
+    (problem,) = setting_differences(tmp_path / "m.safetensors", {"classes": ["foreground"]})
     assert str(problem).endswith("found ['foreground']; give --classes \"['kidney', 'spleen']\"")
-    one = settings_in({"client": {"network_name": "basic_unet", "image_size": 64, "classes": ["lesion"]}})
+    one = run_settings({"client": {"network_name": "basic_unet", "image_size": 64, "classes": ["lesion"]}})
     save_tensors(tmp_path / "o.safetensors", {"x": torch.zeros(1)}, one)
     assert "classes" not in settings_of(tmp_path / "o.safetensors")
-    assert trained_otherwise(tmp_path / "o.safetensors", {"classes": ["foreground"]}) == []
-    (problem,) = trained_otherwise(tmp_path / "o.safetensors", {"classes": ORGANS})
+    assert setting_differences(tmp_path / "o.safetensors", {"classes": ["foreground"]}) == []
+    (problem,) = setting_differences(tmp_path / "o.safetensors", {"classes": ORGANS})
     assert "expected ['foreground'], as o.safetensors was trained" in str(problem)
 
 

@@ -16,9 +16,9 @@ from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.data.datalist import Item, Site
-from samfed_monai.federation import run_many
+from samfed_monai.federation import comparison_runs
+from samfed_monai.federation.comparison_runs import NamedRow, all_rows, read_rows
 from samfed_monai.federation.job import JobCheck, check_job
-from samfed_monai.federation.run_many import NamedRow, all_rows, read_rows
 from tests.reports.runs import write_run
 
 
@@ -131,7 +131,7 @@ def compare(tmp_path, monkeypatch):
 
     DataList("list", []).save(tmp_path / "l.json")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_many, "run_all", run_all)
+    monkeypatch.setattr(comparison_runs, "run_all", run_all)
     importlib.import_module("samfed_monai.config.workflow")  # imported later, it would keep the replacement for good
     monkeypatch.setattr("samfed_monai.config.check.check_bundle", _only_spelling)
     monkeypatch.setattr("samfed_monai.federation.preparation.check_data", lambda *_, **__: None)

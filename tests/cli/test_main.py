@@ -26,10 +26,10 @@ from samfed_monai.config.options import option_tables
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.io import save_tensors
 from samfed_monai.core.model_file import read_header, settings_of
-from samfed_monai.core.own_process import print_safely
+from samfed_monai.core.process_setup import print_safely
 from samfed_monai.core.run_log import NAME, RunLog
-from samfed_monai.federation import run_many
-from samfed_monai.federation.signals import ASKED, Terminated, Termination
+from samfed_monai.federation import comparison_runs
+from samfed_monai.federation.signals import RECEIVED_SIGTERM, Terminated, Termination
 from samfed_monai.handlers.evaluation import tables_of
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
@@ -85,7 +85,7 @@ def test_help_prints_in_any_encoding(encoding, commands, monkeypatch):
         monkeypatch.setattr(sys, "stderr", io.StringIO())
         print_safely()
         with pytest.raises(SystemExit) as left:
-            main([*([command] if command else []), "--help"])
+            main([command, "--help"] if command else [])
         sys.stdout.flush()
         assert left.value.code == 0
         assert f"samfed {command}".strip() in raw.getvalue().decode(encoding)
@@ -330,7 +330,8 @@ def test_weight_settings_are_read_from_header(tmp_path):
 
 
 def test_comparison_run_has_command_line(tmp_path):
-    run = run_many.Run(tmp_path, "no_sam", 2, tmp_path / "r", {"rounds": "3", "cache-dir": None}, ("--limit", "8"))
+    paths = {"rounds": "3", "cache-dir": None}
+    run = comparison_runs.Run(tmp_path, "no_sam", 2, tmp_path / "r", paths, ("--limit", "8"))
     assert run.command()[1:] == [
         *("-m", "samfed_monai", "federate", str(tmp_path), "--rounds", "3", "--output-dir", str(tmp_path / "r")),
         *("--variant", "no_sam", "--seed", "2", "--limit", "8"),
@@ -434,5 +435,5 @@ def test_run_log_has_one_line_for_termination(tmp_path):
 
     with pytest.raises(Terminated):
         work()
-    assert (tmp_path / NAME).read_text().splitlines()[0].endswith(f"ERROR   {ASKED}")
+    assert (tmp_path / NAME).read_text().splitlines()[0].endswith(f"ERROR   {RECEIVED_SIGTERM}")
     assert len((tmp_path / NAME).read_text().splitlines()) == 1

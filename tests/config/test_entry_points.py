@@ -8,7 +8,7 @@ import torch
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle
 from samfed_monai.config.strict import strict_target
-from samfed_monai.config.targets import brought, not_installed, resolve_target
+from samfed_monai.config.targets import entry_points_of, not_installed, resolve_target
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.networks import CLIENT_NETWORKS, client_network
@@ -70,7 +70,7 @@ def test_broken_network_entry_point_names_package(lab):
         client_network("gone_net")
     with pytest.raises(Refused, match=r"an object of my-lab 1\.0, .* ZeroDivisionError.*; update or uninstall my-lab$"):
         client_network("bad_net")
-    assert "expected package.module:name" in brought("networks").broken["none"].found
+    assert "expected package.module:name" in entry_points_of("networks").broken["none"].found
 
 
 def test_term_of_installed_package_is_resolved(lab, monkeypatch):

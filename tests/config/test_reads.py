@@ -15,7 +15,7 @@ from samfed_monai.cli import export
 from samfed_monai.cli.arguments import options_help
 from samfed_monai.config import find_bundle, known_variants
 from samfed_monai.config.check import check_bundle, group_configs
-from samfed_monai.config.ids import SERVER_IDS, Unread
+from samfed_monai.config.ids import SERVER_IDS, UnreadOption
 from samfed_monai.config.monai_parser import ConfigParser
 from samfed_monai.config.options import (
     GROUPS,
@@ -175,7 +175,7 @@ def test_federation_ids_are_received_or_refused(variant):
         read = {key for key in pairs if key in there}
         taken = {key for key in pairs if f"{group}{key}" not in found}
         assert taken <= read, "neither read nor refused"
-        wrongly = {key for key in read - taken if isinstance(found[f"{group}{key}"], Unread)}
+        wrongly = {key for key in read - taken if isinstance(found[f"{group}{key}"], UnreadOption)}
         conditional = {"guides#global#name", "network_name", "encoder_learning_rate", "score", "views"}
         assert wrongly <= conditional, "read and refused"
 
@@ -211,7 +211,7 @@ def test_options_in_help_are_read(workflow, files):
     paths = [path for file in files for path in workflow_files(SKIN, file.removesuffix(".json"))]
     given = {name: lookup(BundleConfig(paths).content, split_id(name)) for name in names}
     problems = check_bundle(SKIN, workflow, overrides=given, ready=False)
-    assert not [problem for problem in problems if isinstance(problem, Unread)]
+    assert not [problem for problem in problems if isinstance(problem, UnreadOption)]
     assert len(given) >= 3
 
 
@@ -242,7 +242,9 @@ def test_unread_teacher_options_are_refused(given, read, hint):
     overrides = given | {f"{group}{name}": value for name, value in options.items()}
     found = check_bundle(SKIN, "federate" if group else "teacher", overrides=overrides, ready=False)
     hints = {
-        each.where.removeprefix(f"command line -> {group}"): each.hint for each in found if isinstance(each, Unread)
+        each.where.removeprefix(f"command line -> {group}"): each.hint
+        for each in found
+        if isinstance(each, UnreadOption)
     }
     assert (hints.keys(), {*hints.values()}) == (options.keys() - read, {f"leave it out: {hint}"} if hint else set())
 

@@ -9,16 +9,16 @@ import pytest
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle, find_variant, known_variants
-from samfed_monai.config.targets import brought
+from samfed_monai.config.targets import entry_points_of
 from samfed_monai.config.variants import (
     EXCHANGES,
     LABELS,
     LAST,
     LEAVES_SITE,
     PACKAGED,
-    declared,
     methods,
     read_method,
+    resolved_method,
 )
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation.workflow import client_config
@@ -50,7 +50,7 @@ def test_unknown_variant_is_refused_with_all_names(bundle, name):
 def test_packaged_variants_declare_method_and_exchange():
     assert methods().keys() == set(known_variants())
     for name, method in methods().items():
-        assert declared(None, name) == method
+        assert resolved_method(None, name) == method
         assert (len(method.note) > 15, len(method.title) > 2, method.place < LAST) == (True, True, True), name
         assert (method.exchange in EXCHANGES, method.labels in LABELS) == (True, True), name
         assert set(method.leaves_site) <= set(LEAVES_SITE), name
@@ -62,7 +62,7 @@ def test_declaration_is_inherited_and_may_be_replaced(rewrite):
     root = rewrite("variants/ground.json", json.dumps({"_method": given})).parents[2]
     rewrite("variants/upper.json", json.dumps({"_method": {"base": "ground", "title": "Upper"}}))
     rewrite("variants/top.json", json.dumps({"_method": {"base": "upper", "exchange": "none", "leaves_site": []}}))
-    upper, top = declared(root, "upper"), declared(root, "top")
+    upper, top = resolved_method(root, "upper"), resolved_method(root, "top")
     assert (upper.exchange, upper.labels, upper.leaves_site) == ("predictions", "masks", ("predictions", "scores"))
     assert (upper.title, upper.where) == ("Upper", "ground.json -> _method#leaves_site")
     assert (top.exchange, top.labels, top.leaves_site) == ("none", "masks", ())
@@ -71,13 +71,13 @@ def test_declaration_is_inherited_and_may_be_replaced(rewrite):
 
 def test_variant_without_declaration_and_misplaced_base(bundle, rewrite):
     rewrite("variants/alone.json", json.dumps({"_note": "ours"}))
-    assert declared(bundle, "alone").leaves_site is None
+    assert resolved_method(bundle, "alone").leaves_site is None
     rewrite("variants/upon.json", json.dumps({"_base": "local_only"}))
     with pytest.raises(Refused, match=r"upon\.json -> _base: expected `base` in _method, found 'local_only'"):
-        declared(bundle, "upon")
+        resolved_method(bundle, "upon")
     rewrite("variants/upon.json", json.dumps({"_method": {"base": "local_onli"}}))
     with pytest.raises(Refused, match=r"upon\.json -> _method#base: expected .* did you mean 'local_only'"):
-        declared(bundle, "upon")
+        resolved_method(bundle, "upon")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_variant_without_declaration_and_misplaced_base(bundle, rewrite):
 def test_incomplete_or_invalid_declaration_is_refused(bundle, rewrite, block, message):
     rewrite("variants/odd.json", json.dumps({"_method": block}))
     with pytest.raises(Refused, match=f"odd.json -> _method#{message}"):
-        declared(bundle, "odd")
+        resolved_method(bundle, "odd")
 
 
 def test_exchanged_data_must_be_in_leaves_site(bundle, rewrite):
@@ -109,7 +109,7 @@ def test_exchanged_data_must_be_in_leaves_site(bundle, rewrite):
         r"found \['scores'\]; add it, or change exchange of odd"
     )
     with pytest.raises(Refused, match=message):
-        declared(bundle, "odd")
+        resolved_method(bundle, "odd")
 
 
 def test_published_methods_declare_inferred_parts():
@@ -118,7 +118,7 @@ def test_published_methods_declare_inferred_parts():
 
 @pytest.mark.parametrize("name", present("cpss", "drflm", "fedda", "fedda_cyclic", "pfedsam", "pfedsam_two_stage"))
 def test_methods_without_public_text_declare_published_and_left_out(name):
-    method = declared(None, name)
+    method = resolved_method(None, name)
     assert all((method.published, method.inferred, method.left_out))
     section = methods_page([method])
     assert f"*As published*: {method.published}." in section
@@ -187,8 +187,8 @@ def test_broken_method_entry_point_is_reported_and_others_work(lab, capsys, file
     good = {"samfed_test_lab_good.py": "", "good.json": '{"_method": {"note": "a good one", "base": "no_sam"}}'}
     lab({**files, **good}, f"bad = {module}.bad\ngood = samfed_test_lab_good:Strategy")
     assert {"good"} == {"bad", "good"} & set(known_variants())
-    assert declared(None, "good").note == "a good one"
-    problem = brought("methods").broken["bad"]
+    assert resolved_method(None, "good").note == "a good one"
+    problem = entry_points_of("methods").broken["bad"]
     assert problem.where == f"my-lab 1.0 -> entry point bad = {module}.bad of samfed_monai.methods"
     assert found in problem.found
     assert problem.hint == "update or uninstall my-lab; the other methods work without it"

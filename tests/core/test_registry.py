@@ -7,7 +7,7 @@ import bisect
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.registry import Elsewhere, Registry
+from samfed_monai.core.registry import Deferred, Registry
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def test_unknown_name_is_refused_with_suggestion(rules: Registry[str], name: str
 
 
 def test_external_entries_are_imported_on_access():
-    gone = Elsewhere("samfed_monai.no_such_module.thing", "my-lab 1.0")
-    entries = {"sorter": Elsewhere("bisect.insort_right"), "gone": gone}
+    gone = Deferred("samfed_monai.no_such_module.thing", "my-lab 1.0")
+    entries = {"sorter": Deferred("bisect.insort_right"), "gone": gone}
     functions: Registry = Registry("function", elsewhere=lambda: entries)
     functions.register("own")(len)
     assert list(functions) == ["gone", "own", "sorter"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.validators import departures, in_range, installed, one_of, require, switch, whole
+from samfed_monai.core.validators import in_range, installed, one_of, require, schema_problems, switch, whole
 
 
 class Word(str, Enum):
@@ -104,12 +104,12 @@ SCHEMA = {
     ],
 )
 def test_schema_departure_is_reported_with_place(content, message):
-    (problem,) = departures(content, SCHEMA, "plan")
+    (problem,) = schema_problems(content, SCHEMA, "plan")
     assert str(problem) == message
 
 
 def test_valid_content_has_no_departures():
-    assert departures({"rounds": 1, "share": None, "sites": ()}, SCHEMA, "plan") == []
+    assert schema_problems({"rounds": 1, "share": None, "sites": ()}, SCHEMA, "plan") == []
 
 
 @pytest.mark.parametrize(
@@ -132,5 +132,5 @@ def test_valid_content_has_no_departures():
     ],
 )
 def test_schema_departure_has_message_and_hint(value, schema, message):
-    (problem,) = departures({"x": value}, {"properties": {"x": schema}}, "plan")
+    (problem,) = schema_problems({"x": value}, {"properties": {"x": schema}}, "plan")
     assert str(problem).startswith(f"plan -> x: {message}")

@@ -17,18 +17,18 @@ from samfed_monai.data import DataList
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.classes import (
     COLOURS,
+    class_mismatch,
     class_problems,
     colour_of,
     decode_classes,
     list_class_problems,
-    other_classes,
     outputs_of,
     planes_of,
     read_classes,
 )
 from samfed_monai.data.prepare import Prepared, prepare_folders
 from samfed_monai.data.reading import png_of
-from samfed_monai.data.records import load_records, read_as
+from samfed_monai.data.records import label_settings, load_records
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.transforms import LoadRGBd
 from samfed_monai.transforms.loading import read_label
@@ -129,7 +129,7 @@ def test_list_classes_are_kept_and_records_read_as_planes(listed):
     datalist, root = listed
     assert datalist.classes == ORGANS
     assert datalist.for_site("a").classes == datalist.for_server().classes == ORGANS
-    assert read_as(datalist) == {"classes": ORGANS}
+    assert label_settings(datalist) == {"classes": ORGANS}
     (record, *_) = load_records(datalist, root, split="public")
     assert record["classes"] == 2
     label = LoadRGBd()(record)["label"]
@@ -175,12 +175,12 @@ def test_site_with_unknown_class_is_refused_and_missing_class_warned(listed, tmp
 )  # fmt: skip
 def test_list_with_other_classes_than_run_is_refused(of_list, of_run, message):
     with pytest.raises(Refused, match=message):
-        raise Refused(other_classes(of_list, of_run, "list"))
+        raise Refused(class_mismatch(of_list, of_run, "list"))
 
 
 @pytest.mark.parametrize(("of_list", "of_run"), [([], ["lesion"]), ([], []), ([], None), (ORGANS, ORGANS)])
 def test_list_with_matching_or_single_class_is_accepted(of_list, of_run):
-    assert other_classes(of_list, of_run, "list") == []
+    assert class_mismatch(of_list, of_run, "list") == []
 
 
 def test_weak_label_list_keeps_classes_as_planes(listed):

@@ -14,14 +14,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.coco import (
-    Annotated,
-    annotations_of,
-    coco_of,
-    draw_coco,
-    mask_of,
-    read_coco,
-)
+from samfed_monai.data.coco import AnnotatedImage, annotations_of, coco_of, draw_coco, mask_of, read_coco
 from tests.data.making import disc, picture, save
 
 coco = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed: pip install samfed-monai[coco]")
@@ -174,7 +167,7 @@ HOLED = [*BLOCK["segmentation"], [30, 15, 50, 15, 50, 35, 30, 35]]
 )
 def test_outline_contradicting_bbox_or_area_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(Refused, match=message):
-        Annotated(Path("c.json"), "a.png", 50, 100, {1: {**BLOCK, **changes}}).mask()
+        AnnotatedImage(Path("c.json"), "a.png", 50, 100, {1: {**BLOCK, **changes}}).mask()
 
 
 @pytest.mark.parametrize(
@@ -188,7 +181,7 @@ def test_outline_contradicting_bbox_or_area_is_refused(changes: dict[str, Any], 
     ],
 )
 def test_rounded_bbox_and_area_are_accepted(changes: dict[str, Any]) -> None:
-    assert Annotated(Path("c.json"), "a.png", 50, 100, {1: {**BLOCK, **changes}}).mask().any()
+    assert AnnotatedImage(Path("c.json"), "a.png", 50, 100, {1: {**BLOCK, **changes}}).mask().any()
 
 
 DISC, SMALL = (np.array(disc(radius=radius)) > 0 for radius in (8, 4))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.words import normal
+from samfed_monai.core.text import normal
 from samfed_monai.data.datalist import Split
 from samfed_monai.data.folders import Found
 from samfed_monai.data.partitions import (

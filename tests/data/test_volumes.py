@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import taken_back_on_error
+from samfed_monai.core.io import undo_on_error
 from samfed_monai.data.checks import Facts
 from samfed_monai.data.datalist import DataList, Item, Site
 from samfed_monai.data.quality_report import file_warnings
@@ -428,7 +428,7 @@ def test_files_of_refused_command_are_removed(tmp_path, slices):
     saved(tmp_path / "in/a/images/two.nii", EMPTY + 1)
 
     def refused_later() -> None:
-        with taken_back_on_error() as written:
+        with undo_on_error() as written:
             cut_nifti(tmp_path / "in", tmp_path / slices, written=written)
             assert files_in(tmp_path / slices) != before
             raise Refused([])

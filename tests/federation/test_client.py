@@ -21,7 +21,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.federation import SamFedAlgo, from_exchange_object, to_exchange_object
 from samfed_monai.federation.client import place_at_round
 from samfed_monai.federation.exchange_object import Call, as_network_tensors
-from samfed_monai.federation.own_network import OwnNetwork
+from samfed_monai.federation.site_network import SiteNetwork
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.protocol import Kind, Message, MessageRefused
 from tests.federation.toys import BUNDLE, copied, same, toy_algo, toy_weights
@@ -319,7 +319,7 @@ def test_weight_differences_are_relative_to_received_weights():
 def test_answer_includes_frozen_weights_for_whole_network():
     algo = toy_algo()
     shared = tuple(toy_weights().keys() - {"3.bias", "0.weight"})
-    algo.own = OwnNetwork(algo.trainer.network, KeySplit(shared, personal=("3.bias",), frozen=("0.weight",)))
+    algo.own = SiteNetwork(algo.trainer.network, KeySplit(shared, personal=("3.bias",), frozen=("0.weight",)))
     theirs = toy_weights(seed=1)
     algo.train(as_flare_sends_them(theirs), extra={})
     assert algo.get_weights().weights.keys() == theirs.keys() - {"3.bias"}, "what is personal stays"

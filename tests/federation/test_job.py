@@ -21,7 +21,7 @@ from samfed_monai.data import DataList, Item, Site
 from samfed_monai.federation import FederatedJob, RoundController, site
 from samfed_monai.federation.job import check_job, check_training
 from samfed_monai.reports import RunData
-from samfed_monai.reports.html import answer
+from samfed_monai.reports.html import run_summary
 from samfed_monai.results import validate_results
 from tests.methods import needs, present
 
@@ -122,7 +122,7 @@ def test_missing_final_scores_are_caveat_until_resumed(small_federation, tmp_pat
     assert reason.startswith("TimeoutError (Connection timed out) in samfed_monai.federation.site, line ")
     assert results["caveats"][0].startswith(f"site-2 sent no scores of the final models, or not all ({reason}); av")
     assert (results["average"]["test"]["n"], results["average"]["validation"]["n"]) == (2, 4), "by the round's record"
-    assert answer(RunData.read(tmp_path))[0].endswith("images at site-1; site-2 sent no score)")
+    assert run_summary(RunData.read(tmp_path))[0].endswith("images at site-1; site-2 sent no score)")
     monkeypatch.undo()
     results = oracle.run()
     assert (results["average"]["test"]["n"], results["caveats"], results.keys() & {"unscored"}) == (4, [], set())

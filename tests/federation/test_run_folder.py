@@ -17,7 +17,7 @@ from samfed_monai.federation import COLUMNS, RunFolder
 from samfed_monai.federation.run_folder import (
     LOCK,
     START,
-    Bests,
+    BestRounds,
     against_start,
     best_round,
     calibration_of,
@@ -164,7 +164,7 @@ def test_best_round_is_earliest_of_highest_or_start(dice, start, expected):
     records = [scored(number, a=value) for number, value in enumerate(dice)]
     begun = None if start is None else scored(START, a=start)
     assert best_round(records, begun) == expected[1]
-    bests = Bests()
+    bests = BestRounds()
     for count in range(1, len(records) + 1):
         bests.follow(records[:count], begun)
     assert (bests.before, bests.now, bests.below) == expected

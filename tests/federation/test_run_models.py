@@ -64,7 +64,8 @@ def values(models: RunModels, site: str = "", **given: Any) -> dict[str, list[fl
 
 def test_shared_network_gives_server_model_to_all_sites(tmp_path):
     models = RunModels(finished(tmp_path, None, unseen=("c",)))
-    assert (models.round, models.sites, models.personal, models.whole_at_server) == (1, ["a", "b", "c"], False, True)
+    assert (models.round, models.sites) == (1, ["a", "b", "c"])
+    assert (models.personal, models.server_model_is_complete) == (False, True)
     assert values(models) == values(models, "a") == values(models, "c") == {"body.a": [1.0, 2.0]}
 
 

@@ -16,7 +16,7 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.privacy.allowed import NO_IMAGES
 from samfed_monai.protocol import Kind, Message, MessageRefused, Strategy, Task, UpdateGuard
-from samfed_monai.protocol.guard import Counts
+from samfed_monai.protocol.guard import ImageCounts
 from tests.federation.toys import QUIET, FixedClient, RogueClient, controller, die, run_clients, run_toy
 
 
@@ -354,7 +354,7 @@ def first_weight(path, round):
 
 @pytest.mark.parametrize("counts", [{}, {"a": 2, "b": 2, "c": 2}])
 def test_fault_77_update_with_changed_image_count_is_skipped(tmp_path, counts):
-    rounds = run_clients(tmp_path, three(reported={1: 10_000_000}), rounds=2, counts=Counts(counts)).records
+    rounds = run_clients(tmp_path, three(reported={1: 10_000_000}), rounds=2, counts=ImageCounts(counts)).records
     assert first_weight(tmp_path, 0) == pytest.approx(1 + (1 + 1 + 7) / 3)
     assert first_weight(tmp_path, 1) == pytest.approx(first_weight(tmp_path, 0) + 1), "as if c had not answered"
     assert rounds[1]["sites"]["c"]["status"] == "skipped"
@@ -364,7 +364,7 @@ def test_fault_77_update_with_changed_image_count_is_skipped(tmp_path, counts):
 
 def test_fault_77_image_counts_are_kept_on_resume(tmp_path):
     run_clients(tmp_path, three(reported={}), rounds=1)
-    counted = Counts({"a": 2, "b": 2, "c": 10_000_000})
+    counted = ImageCounts({"a": 2, "b": 2, "c": 10_000_000})
     records = run_clients(tmp_path, three(reported={1: 10_000_000}), rounds=2, counts=counted).records
     assert records[1]["sites"]["c"]["status"] == "skipped"
 
@@ -372,7 +372,7 @@ def test_fault_77_image_counts_are_kept_on_resume(tmp_path):
 def test_fault_77_capped_share_limits_weight_in_mean(tmp_path, caplog):
     guard = UpdateGuard(largest_share=0.5)
     liar = three(reported=dict.fromkeys(range(2), 10_000_000))
-    counted = Counts({"a": 2, "b": 2, "c": 10_000_000}, guard)
+    counted = ImageCounts({"a": 2, "b": 2, "c": 10_000_000}, guard)
     with caplog.at_level("INFO"):
         result = run_clients(tmp_path, liar, rounds=1, counts=counted, guard=guard)
     assert first_weight(tmp_path, 0) == pytest.approx(1 + (2 * 1 + 2 * 1 + 4 * 7) / 8)

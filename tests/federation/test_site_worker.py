@@ -106,7 +106,7 @@ def test_fault_79_inflated_mask_size_is_limited_by_public_set(tmp_path):
         payload = to_bytes(Message(Kind.SOFT_MASKS, "site-1", 0, 1, tensors=masks))
         return from_bytes(SiteWorker(lambda _: node, lambda _: tmp_path).answer("site-1", Task.TRAIN, payload)).n
 
-    takes = {"masks_taken": lambda: 48}
+    takes = {"max_mask_pixels": lambda: 48}
     assert answered(48, **takes) == 7
     for taken, most, pixels in ((takes, 48, 49), ({}, 0, 1)):
         with pytest.raises(MessageRefused, match=f"at most {most} bytes, found {pixels} bytes once inflated"):

@@ -19,7 +19,7 @@ from samfed_monai.federation.run_folder import START, RoundStore, expected_dice
 from samfed_monai.federation.run_models import RunModels, starting_file
 from samfed_monai.federation.server import RoundController
 from samfed_monai.federation.start import StartingPoint
-from samfed_monai.reports.html import answer
+from samfed_monai.reports.html import run_summary
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.results import validate_results
 from tests.federation.fake_sam import fake_sam, fitted
@@ -147,7 +147,7 @@ def test_misleading_teacher_falls_back_to_start_model(misled):
     assert [log.count(f"round {number} of 3: validation Dice") for number in range(4)] == [1, 1, 1, 1]
     assert log.count("3 rounds in a row score lower than the initial network") == 1
     assert f"(validation Dice {start:.3f}, in the best round {rounds:.3f})" in results["caveats"][0]
-    text = answer(RunData.read(folder))[1]
+    text = run_summary(RunData.read(folder))[1]
     assert f"the network that the run began with, as no round is better (validation Dice {start:.3f}, in the " in text
 
 

@@ -24,7 +24,7 @@ from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 from samfed_monai.protocol import Kind, Message, MessageRefused
 from samfed_monai.results import validate_results
-from samfed_monai.teacher.exam import read_image_tensor
+from samfed_monai.teacher.evaluation import read_image_tensor
 from tests.federation.test_job import CLIENT, job
 from tests.federation.test_wired_jobs import at_server
 from tests.federation.toys import same

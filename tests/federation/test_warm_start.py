@@ -48,7 +48,7 @@ def warmed(small_list, small_federation, tmp_path):
 def test_warm_start_keeps_weights_of_last_good_evaluation(warmed, monkeypatch):
     def look(steps: int, *good: bool):
         looks = iter(good)
-        monkeypatch.setattr(stage, "as_good_as", lambda scores, best: next(looks))
+        monkeypatch.setattr(stage, "within_one_standard_error", lambda scores, best: next(looks))
         return warmed(str(good), steps=steps, held_out=0.25)[0]
 
     early = look(6, True, True, True, False, False, False)

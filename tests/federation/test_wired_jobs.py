@@ -20,7 +20,7 @@ from samfed_monai.cli.main import main
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, sha256_file
-from samfed_monai.core.own_process import device_name
+from samfed_monai.core.process_setup import device_name
 from samfed_monai.data import DataList
 from samfed_monai.federation import FederatedJob, Plan, Site, run
 from samfed_monai.results import validate_results

@@ -19,7 +19,7 @@ from samfed_monai.federation.run import Run
 from samfed_monai.federation.wire_transport import Request
 from samfed_monai.flare.controller import run_server
 from samfed_monai.flare.executor import Trainer
-from samfed_monai.flare.job import Planned, export_job, planned
+from samfed_monai.flare.job import PlannedRun, export_job, planned
 from samfed_monai.flare.local import write_site_files
 from samfed_monai.flare.site_file import MARK, VARIABLE, read_site_file
 from tests.forking import fork_workers
@@ -28,11 +28,7 @@ NAME = "carried"
 
 
 class Carrier:
-    """Has a site's client answer each request at once.
-
-    Args:
-        clients: what FLARE starts at each site.
-    """
+    """Has the clients that FLARE starts at each site answer each request at once."""
 
     def __init__(self, clients: Mapping[str, Trainer]) -> None:
         self.clients = clients
@@ -49,7 +45,7 @@ class Carrier:
         return None
 
 
-def run_carried(run: Planned, output: Path, folder: Path) -> None:
+def run_carried(run: PlannedRun, output: Path, folder: Path) -> None:
     """Runs what was planned, with a real process for each site, forked from one that has torch.
 
     Args:
@@ -72,7 +68,7 @@ def run_carried(run: Planned, output: Path, folder: Path) -> None:
 
 def run_here(
     folder: Path, local: Path, there: Path, options: Mapping[str, Any], *, listed: str = "list.json"
-) -> Planned:
+) -> PlannedRun:
     """Runs in this process, into ``local``, what is planned for the folder ``there``; returns the plan.
 
     Args:

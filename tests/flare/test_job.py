@@ -21,9 +21,9 @@ from samfed_monai.flare.job import (
     ALLOW_LIST,
     NEEDED,
     PLAN,
+    export_again,
     export_job,
     export_plan,
-    exported_again,
     merge_allow_list,
     planned,
 )
@@ -121,7 +121,7 @@ def job(exported, tmp_path):
 
 def test_exported_job_is_submitted_unchanged(job, tmp_path):
     (tmp_path / "link").symlink_to(job)
-    again, plan = exported_again(tmp_path / "link", tmp_path / "again")
+    again, plan = export_again(tmp_path / "link", tmp_path / "again")
     assert again == tmp_path / "again" / "first"
     written = [{path.relative_to(root): path.read_bytes() for path in root.rglob("*.json")} for root in (again, job)]
     assert written[0] == written[1]
@@ -160,16 +160,13 @@ def test_modified_job_is_refused(job, tmp_path, name, change, match):
         inner[last] = value
     write_json(at(job, name), content)
     with pytest.raises(Refused, match=match):
-        exported_again(job, tmp_path / "again")
+        export_again(job, tmp_path / "again")
 
 
 @pytest.mark.parametrize(
     ("part", "found"),
     [
-        (
-            "app/custom/evil.py",
-            r"first: expected only the four files .*, found app/custom, .*; a job contains no code",
-        ),
+        ("app/custom/evil.py", r"first: expected only the four files .*, found app/custom, .*; a job contains no code"),
         ("app/CUSTOM/", "found app/CUSTOM"),
         ("app/config/config_fed_server.conf", "found app/config/config_fed_server.conf"),
         ("app/config/CONFIG_FED_CLIENT.json", "found app/config/CONFIG_FED_CLIENT.json"),
@@ -183,7 +180,7 @@ def test_job_with_extra_files_is_refused(job, tmp_path, part, found):
     if not part.endswith("/"):
         path.touch()
     with pytest.raises(Refused, match=found):
-        exported_again(job, tmp_path / "again")
+        export_again(job, tmp_path / "again")
 
 
 def test_job_with_links_pipes_or_missing_files_is_refused(job, tmp_path):
@@ -191,15 +188,15 @@ def test_job_with_links_pipes_or_missing_files_is_refused(job, tmp_path):
     shutil.move(job / "app", elsewhere)
     (job / "app").symlink_to(elsewhere)
     with pytest.raises(Refused, match=r"found no app/config, .* app;"):
-        exported_again(job, tmp_path / "again")
+        export_again(job, tmp_path / "again")
     (job / "app").unlink()
     with pytest.raises(Refused, match=r"found no app, no app/config, no app/config/config_fed_server.json, "):
-        exported_again(job, tmp_path / "again")
+        export_again(job, tmp_path / "again")
     shutil.move(elsewhere, job / "app")
     (job / "app" / "config" / PLAN).unlink()
     os.mkfifo(job / "app" / "config" / PLAN)
     with pytest.raises(Refused, match=r"found app/config/samfed_plan\.json;"):
-        exported_again(job, tmp_path / "again")
+        export_again(job, tmp_path / "again")
 
 
 @pytest.mark.parametrize(
@@ -213,14 +210,14 @@ def test_job_with_links_pipes_or_missing_files_is_refused(job, tmp_path):
 def test_job_files_are_parsed_strictly(job, tmp_path, text, match):
     (job / "meta.json").write_text(text)
     with pytest.raises(Refused, match=match):
-        exported_again(job, tmp_path / "again")
+        export_again(job, tmp_path / "again")
 
 
 def test_many_extra_files_are_counted(job, tmp_path):
     for number in range(9):
         (job / f"{number}.py").touch()
     with pytest.raises(Refused, match=r"found 0\.py, .*, 4\.py and 4 more; a job contains no code"):
-        exported_again(job, tmp_path / "again")
+        export_again(job, tmp_path / "again")
 
 
 def test_unused_options_are_refused_and_unused_settings_logged(caplog, tmp_path):

@@ -21,7 +21,7 @@ from samfed_monai.data import DataList
 from samfed_monai.data.synthetic import CLASSES
 from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.federation.run import Run
-from samfed_monai.flare.job import Planned, export_job
+from samfed_monai.flare.job import PlannedRun, export_job
 from samfed_monai.flare.local import simulate, write_site_files
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from tests.federation.wired import Homes
@@ -88,14 +88,14 @@ def small_sam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def on_a_wire(run: Planned, images: Path, folder: Path, name: str) -> Path:
+def on_a_wire(run: PlannedRun, images: Path, folder: Path, name: str) -> Path:
     """Runs what was planned with sites in this process that have nothing in common; returns what they keep."""
     homes = Homes(images, folder, listed=name)
     Run(run.plan, replace(run.paths, datalist=homes.lists["server"])).run(homes)
     return folder
 
 
-def in_the_simulator(run: Planned, images: Path, folder: Path, name: str) -> Path:
+def in_the_simulator(run: PlannedRun, images: Path, folder: Path, name: str) -> Path:
     """Runs what was planned in FLARE's simulator; returns what sites keep."""
     assert run.datalist is not None
     files = write_site_files(folder / "files", run.datalist, run.paths, run.sites, threads=1)

@@ -12,7 +12,7 @@ from ignite.engine import Engine
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
-from samfed_monai.handlers.mask_writer import _MOST_PENDING, RECORD, MaskFolder, MaskWriter, OtherFiles
+from samfed_monai.handlers.mask_writer import _MOST_PENDING, RECORD, ConflictingFiles, MaskFolder, MaskWriter
 
 MADE_WITH = {"model_sha256": "a" * 64, "threshold": 0.5}
 
@@ -127,7 +127,7 @@ def test_failed_write_stops_run(tmp_path: Path) -> None:
 def test_other_mask_file_is_kept_and_refused_after_other_masks(tmp_path: Path) -> None:
     (tmp_path / "001.png").write_bytes(b"corrected by hand")
     message = rf"1 problem\n  - {tmp_path}/001\.png: expected none, or the same mask, found another file; choose"
-    with pytest.raises(OtherFiles, match=message) as stays:
+    with pytest.raises(ConflictingFiles, match=message) as stays:
         engine_with(MaskWriter(output_dir=tmp_path)).run(range(3))
     first, corrected, last = ((tmp_path / f"00{name}.png").read_bytes() for name in range(3))
     assert (corrected, last, stays.value.masks) == (b"corrected by hand", first, {tmp_path / "001.png": first})

@@ -28,19 +28,13 @@ from samfed_monai.inference.assessment import (
     assess,
     calibrated_on,
     flags_of,
-    kept,
+    measure,
     scored_pairs,
     sentences,
 )
 from samfed_monai.inference.forms import COLUMNS as TABLE
 from samfed_monai.metrics.quality import Calibration, Colours, Quality, level_dice
-from samfed_monai.metrics.quality_file import (
-    digests_of,
-    quality_path,
-    read_quality,
-    recognised,
-    write_quality,
-)
+from samfed_monai.metrics.quality_file import digests_of, quality_path, read_quality, recognised, write_quality
 from tests.inference.models import small_model
 
 CHANCES = np.array([[0.9, 0.8, 0.6, 0.1]], np.float32)
@@ -186,7 +180,7 @@ PAIRS = [(0.1 * n, 0.05 * n) for n in range(1, 11)]
 
 
 def test_quality_without_calibration_uses_raw_estimates():
-    found = kept(PAIRS, None)
+    found = measure(PAIRS, None)
     assert found == pytest.approx(
         {"images": 10, "calibrated": False, "calibrating": 0, "expected_dice": 0.55, "dice": 0.275, "error": 0.275}
         | {"above_bound": None, "spearman": 1, "worst_in_doubtful": 1, "dice_of_others": 0.325}
@@ -195,7 +189,7 @@ def test_quality_without_calibration_uses_raw_estimates():
 
 
 def test_share_above_lower_bound_is_counted():
-    found = kept([(estimate, true - 0.02) for estimate, true in PAIRS], HALF)
+    found = measure([(estimate, true - 0.02) for estimate, true in PAIRS], HALF)
     # bounds: 1.2 e - 0.21, at most e / 2 - 0.02 where e <= 0.27; from 0.3 on the bound is e / 2
     expected = {"calibrated": True, "expected_dice": 0.275, "error": 0.02, "above_bound": 0.2}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
@@ -206,7 +200,7 @@ def test_share_above_lower_bound_is_counted():
     ("calibrating", "phrases"), [(10, ["on these 10 images"]), (4, ["on 4 of these 10 images"]), (0, [])]
 )
 def test_images_used_for_calibration_are_reported(calibrating, phrases):
-    last = [each for each in sentences(kept(PAIRS, HALF, calibrating=calibrating)) if "was calibrated" in each]
+    last = [each for each in sentences(measure(PAIRS, HALF, calibrating=calibrating)) if "was calibrated" in each]
     assert [each.partition(":")[0] for each in last] == [f"the model was calibrated {each}" for each in phrases]
 
 
@@ -236,9 +230,9 @@ def test_empty_masks_have_zero_estimate_except_in_volumes(tmp_path):
 
 def test_missed_worst_and_undefined_spearman_are_reported():
     dice = [0.0, *[0.5] * 9]
-    assert kept([(0.9, dice[0]), *((0.5, each) for each in dice[1:])], None)["worst_in_doubtful"] == 0
-    assert kept([(0.5, 0.5)] * 10, None)["spearman"] is None
-    assert kept(PAIRS[:4], None)["spearman"] is None
+    assert measure([(0.9, dice[0]), *((0.5, each) for each in dice[1:])], None)["worst_in_doubtful"] == 0
+    assert measure([(0.5, 0.5)] * 10, None)["spearman"] is None
+    assert measure(PAIRS[:4], None)["spearman"] is None
 
 
 def test_too_few_calibration_images_are_refused():

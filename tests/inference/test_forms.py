@@ -13,7 +13,7 @@ from PIL import Image
 
 from samfed_monai.inference import forms
 from samfed_monai.inference.assessment import Assessment
-from samfed_monai.inference.forms import LooksPage, MaskForms
+from samfed_monai.inference.forms import MaskForms, MaskPage
 from samfed_monai.reports.overlays import OUTLINES, area_of
 from tests.browser import WIDTHS, is_too_wide, opened
 
@@ -35,7 +35,7 @@ def look(name: str, dice: float, flags: tuple[str, ...] = (), rows: int = 10, se
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    made = LooksPage(["lesion"])
+    made = MaskPage(["lesion"])
     for name, given in MASKS.items():
         made.add(*look(name, *given))
     (tmp_path / "looks.html").write_text(made.html())
@@ -44,7 +44,7 @@ def page(tmp_path: Path) -> Path:
 
 def shown_of(picture: np.ndarray, mask: np.ndarray):
     """The picture on the page, and its outlines."""
-    made = LooksPage(["lesion"])
+    made = MaskPage(["lesion"])
     made.add(picture, mask, area_of("x", mask > 0), Assessment(1.0))
     return made.looks[0]
 
@@ -95,7 +95,7 @@ def test_page_is_self_contained_escaped_and_sorted(page):
     ids=["of a frame", "of an empty mask, of which it is 0"],
 )
 def test_lower_bound_and_time_are_shown(given, there, absent):
-    made = LooksPage(["lesion"])
+    made = MaskPage(["lesion"])
     made.add(*given)
     text = made.html()
     assert [word for word in there if word not in text] == [word for word in absent if word in text] == []
@@ -103,7 +103,7 @@ def test_lower_bound_and_time_are_shown(given, there, absent):
 
 def test_only_most_doubtful_are_shown(monkeypatch):
     monkeypatch.setattr(forms, "MAX_PICTURES", 3)
-    made = LooksPage(["lesion"])
+    made = MaskPage(["lesion"])
     for n, dice in enumerate((0.9, 0.2, 0.8, 0.5, 0.2, 0.99)):
         made.add(*look(f"{n}", dice))
     assert [each["area"]["name"] for each in made.looks] == ["1", "4", "3"]

@@ -26,7 +26,7 @@ from samfed_monai.handlers import SiteEvaluation
 from samfed_monai.inference import Kind, Predictor
 from samfed_monai.inference.model import TrainedModel, scored_as, scoring_hash, size_problems
 from samfed_monai.networks import Teacher
-from samfed_monai.teacher.exam import read_image_tensor
+from samfed_monai.teacher.evaluation import read_image_tensor
 from tests.federation.test_job import CLIENT, job
 from tests.inference.models import ORGANS, small_model
 from tests.modes import open_to_others

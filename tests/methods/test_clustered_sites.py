@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samfed_monai.config.variants import declared
+from samfed_monai.config.variants import resolved_method
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods.clustered_sites import ClusteredFedAvg, ColourGraph, colour_graph, grouped
 from samfed_monai.methods.fedavg import FedAvg
@@ -177,7 +177,7 @@ def test_too_few_sites_for_clusters_are_refused_or_logged(caplog: pytest.LogCapt
 
 
 def test_graph_statistic_follows_privacy_policy() -> None:
-    method, strategy = declared(None, "clustered_sites"), ClusteredFedAvg()
+    method, strategy = resolved_method(None, "clustered_sites"), ClusteredFedAvg()
     require_possible(Privacy(), strategy, method)
     assert "every site sends a graph descriptor of its images" in notes_on_statistics(Privacy(), strategy, "x")[0]
     with pytest.raises(Refused, match="statistics#graph: expected a method that sends none"):

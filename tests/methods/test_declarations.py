@@ -15,7 +15,7 @@ import pytest
 
 from samfed_monai.config import find_bundle
 from samfed_monai.config.parse import MISSING, BundleConfig, join_id, walk
-from samfed_monai.config.variants import declared, known_variants, methods, variant_files
+from samfed_monai.config.variants import known_variants, methods, resolved_method, variant_files
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
 from samfed_monai.federation.participants import Participants
@@ -49,7 +49,7 @@ TERMS = {
 
 @pytest.mark.parametrize("name", known_variants())
 def test_method_declaration_matches_strategy_and_data(name: str) -> None:
-    method, choices = declared(BUNDLE, name), {"a": {}, "b": {}}
+    method, choices = resolved_method(BUNDLE, name), {"a": {}, "b": {}}
     participants = Participants(client_config(BUNDLE, name, {}), DataList("", []), choices=choices, unseen=())
     if method.leaves_site:  # else it is of one site alone, and no federation
         assert participants.strategy.exchange.word == method.exchange

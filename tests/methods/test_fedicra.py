@@ -91,7 +91,7 @@ def test_resumed_site_skips_first_mixture() -> None:
 
 def test_mixture_runs_more_batches_in_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[Any] = []
-    monkeypatch.setattr(fedicra.DecoderMixing, "run_once_more", lambda _, *arguments: runs.append(arguments))
+    monkeypatch.setattr(fedicra.DecoderMixing, "run_extra", lambda _, *arguments: runs.append(arguments))
     algorithm, _ = made(batches=2, first_batches=5)
     for round in (3, 4, 5):
         algorithm.put(six(OWN))

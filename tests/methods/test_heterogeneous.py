@@ -104,10 +104,10 @@ def test_invalid_messages_are_refused_before_training(monkeypatch, kind, tensors
 def test_fault_79_expected_pixel_count_is_known_before_masks():
     algorithm = server_algorithm()
     assert algorithm._own_masks is None
-    before = algorithm.masks_taken()
+    before = algorithm.max_mask_pixels()
     assert algorithm._own_masks is None, "no mask is made for it"
-    assert before == algorithm.own_masks().numel() == algorithm.masks_taken() > 0
-    assert server_algorithm(exchange="weights").masks_taken() == server_algorithm(exchange="none").masks_taken() == 0
+    assert before == algorithm.own_masks().numel() == algorithm.max_mask_pixels() > 0
+    assert [server_algorithm(exchange=name).max_mask_pixels() for name in ("weights", "none")] == [0, 0]
     algorithm = server_algorithm(**{"client_algorithm#server_network": None})
     with pytest.raises(MessageRefused, match="algorithm: expected the server's architecture, found no server_network"):
         algorithm.receive(0, 1, Kind.WEIGHTS, dict(toy_net(SERVER_WIDTH).state_dict()))

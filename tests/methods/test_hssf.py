@@ -429,12 +429,12 @@ def test_federation_and_warm_start_use_compat_conventions(
     assert validate_results(results) == []
     assert (results["exchange"], set(results["networks"].values())) == ("predictions", {"hssf_resnet18"})
     assert results["convention"] == {"hd95": "pooled", "empty": "skipped"}
-    config, steps = Run(made.plan, made.paths).warm_config("hssf_resnet18")
+    config, steps = Run(made.plan, made.paths).warm_start_config("hssf_resnet18")
     warm = config.parser()
     numbers = [warm[name] for name in ("optimizer#lr", "train#dataloader#batch_size", "loss#weighted_entropy")]
     assert (steps, numbers) == (2, [1e-4, 4, False])
     plan = replace(made.plan, train={**made.plan.train, "learning_rate": 0.5, "batch_size": 2})
-    warm = Run(plan, made.paths).warm_config("hssf_resnet18")[0].parser()
+    warm = Run(plan, made.paths).warm_start_config("hssf_resnet18")[0].parser()
     assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"]) == (0.5, 2), "the run's own options go before it"
     listed = DataList.load(small_federation / "list.json")
     trained, untrained = (warm_start(config, datalist=listed, steps=n, seed=0, cache_dir=tmp_path)[0] for n in (2, 0))

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from samfed_monai.cli.main import main
-from samfed_monai.config.variants import declared
+from samfed_monai.config.variants import resolved_method
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
@@ -130,7 +130,7 @@ def ran(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
         if variant in done:
             return done[variant]
         folder = tmp_path_factory.mktemp(variant)
-        name = "weak" if declared(None, variant).labels == "weak" else "list"
+        name = "weak" if resolved_method(None, variant).labels == "weak" else "list"
         train = {**CLIENT, "local_steps": 1, **ROWS[variant][0]}
         options = {"variant": variant, "train": train, "datalist": federation / f"{name}.json"}
         options["rounds"] = 3 if variant == "fedca" else 2  # two of contrast, and one of labels
@@ -153,7 +153,7 @@ def ran(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 @pytest.mark.parametrize("variant", present(*ROWS))
 def test_two_rounds_produce_declared_results(ran, variant):
-    method, found = declared(None, variant), ran(variant)
+    method, found = resolved_method(None, variant), ran(variant)
     results = found.results
     assert validate_results(results) == []
     assert (results["exchange"], results["skipped"]) == (method.exchange, [])

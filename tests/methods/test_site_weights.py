@@ -60,7 +60,7 @@ def test_first_round_uses_image_counts_and_imputed_numbers():
     assert numbers.tolist() == [1.0, 5.0, 3.0]
     assert weights.dtype is numbers.dtype is torch.float64
     assert strategy.weights == {}, "nothing was moved"
-    assert strategy.exchange.means_of_terms, "of which no differential privacy is promised"
+    assert strategy.exchange.reads_term_means, "of which no differential privacy is promised"
 
 
 def test_next_round_uses_moved_weights():

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.metrics.quality import (
-    FEWEST,
     GROUPS,
+    MIN_IMAGES,
     Calibration,
     Colours,
     Group,
@@ -113,7 +113,7 @@ def singles(pairs):
 class TestCalibration:
     def test_calibration_is_monotone_between_block_means(self):
         found = Calibration.fit(singles([(0.2, 0.3), (0.4, 0.1), (0.6, 0.5), (0.9, 0.9)] * 5))
-        assert found.images == FEWEST
+        assert found.images == MIN_IMAGES
         assert found.estimates == pytest.approx((0.3, 0.6, 0.9))
         assert found.dice == pytest.approx((0.2, 0.5, 0.9))
         assert found(0.45)[0] == pytest.approx(0.35)
@@ -134,10 +134,10 @@ class TestCalibration:
         assert found(0.8) == pytest.approx((0.9, 0.8))
 
     def test_too_few_images_give_no_calibration(self):
-        assert Calibration.fit(singles([(0.5, 0.5)] * (FEWEST - 1))) is None
+        assert Calibration.fit(singles([(0.5, 0.5)] * (MIN_IMAGES - 1))) is None
         assert Calibration.fit([]) is None
 
-    @given(st.lists(st.tuples(st.floats(0, 1, exclude_min=True), st.floats(0, 1)), min_size=FEWEST, max_size=60))
+    @given(st.lists(st.tuples(st.floats(0, 1, exclude_min=True), st.floats(0, 1)), min_size=MIN_IMAGES, max_size=60))
     def test_calibration_survives_json_and_is_monotonic(self, pairs):
         found = Calibration.fit(singles(pairs))
         assert quality_of(json.loads(json.dumps(Quality(found).as_dict())), "x").calibration == found
@@ -168,8 +168,8 @@ def test_colours_outside_range_are_detected():
     found = Colours.of(rows)
     assert found.low[0] == pytest.approx(0.37)
     assert found.high[0] == pytest.approx(0.73)
-    assert found.hold([0.38, 0.5, 0.5, 0.1, 0, 0])
-    assert not found.hold([0.36, 0.5, 0.5, 0.1, 0, 0])
+    assert found.contains([0.38, 0.5, 0.5, 0.1, 0, 0])
+    assert not found.contains([0.36, 0.5, 0.5, 0.1, 0, 0])
     assert Colours.of(rows[:1]) is None
 
 

@@ -18,7 +18,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
 from samfed_monai.metrics import (
-    BESIDE,
+    EXTRAS,
     Scores,
     convention,
     hausdorff95,
@@ -119,18 +119,18 @@ def test_size_mismatch_and_hd95_of_empty_mask_are_refused():
 def test_overlap_scores_match_hand_calculation(prediction, label, expected):
     found = segmentation_scores(np.array([prediction]), np.array([label])).as_dict()
     assert list(found) == ["dice", "iou", "hd95", "empty", "sensitivity", "precision", "area"]
-    assert [found[name] for name in ("dice", "iou", *BESIDE)] == expected
+    assert [found[name] for name in ("dice", "iou", *EXTRAS)] == expected
 
 
 def test_optional_scores_are_averaged_only_if_complete():
     one, other = Scores(0.5, 0.3, 1.0, "none", 0.2, 0.4, 0.6), Scores(0.5, 0.3, 1.0, "none", 0.4, 0.8, 1.0)
     site = summarise([one, other])
-    assert {name: site[name] for name in BESIDE} == pytest.approx({"sensitivity": 0.3, "precision": 0.6, "area": 0.8})
+    assert {name: site[name] for name in EXTRAS} == pytest.approx({"sensitivity": 0.3, "precision": 0.6, "area": 0.8})
     assert over_classes([one, other]).area == pytest.approx(0.8)
     assert pool([site, summarise([one]), summarise([])])["sensitivity"] == pytest.approx((0.3 * 2 + 0.2) / 3)
     for table in ([one, Scores(0.5, 0.3, 1.0)], []):
-        assert not set(BESIDE) & summarise(table).keys()
-    assert not set(BESIDE) & pool([site, summarise([Scores(0.5, 0.3, 1.0)])]).keys()
+        assert not set(EXTRAS) & summarise(table).keys()
+    assert not set(EXTRAS) & pool([site, summarise([Scores(0.5, 0.3, 1.0)])]).keys()
 
 
 TABLE = [Scores(0.8, 0.6, 10.0), Scores(0.0, 0.0, 50.0, "prediction"), Scores(1.0, 1.0, 0.0, "both")]

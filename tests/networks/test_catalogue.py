@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from samfed_monai.config.variants import networks_elsewhere
+from samfed_monai.config.variants import installed_networks
 from samfed_monai.core.errors import Refused
 from samfed_monai.networks import CLIENT_NETWORKS, client_network
 from samfed_monai.networks.features import feature_width, head_of
@@ -29,7 +29,7 @@ SAM = {"sam_vit_t", "sam_vit_b", "sam_vit_l", "sam_vit_h"}  # with weights of th
 
 
 def test_every_name_is_tested():
-    assert set(CLIENT_NETWORKS) - networks_elsewhere().keys() == set(SIZES) | SAM
+    assert set(CLIENT_NETWORKS) - installed_networks().keys() == set(SIZES) | SAM
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))

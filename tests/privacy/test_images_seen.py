@@ -17,7 +17,7 @@ from samfed_monai.data import DataList
 from samfed_monai.data.datalist import Item
 from samfed_monai.federation import Plan, SamFedAlgo, Site
 from samfed_monai.federation.exchange_object import HEADER
-from samfed_monai.handlers.images_seen import ImagesSeen, Seen, identities
+from samfed_monai.handlers.images_seen import ImagesSeen, SeenCounts, identities
 from samfed_monai.privacy.allowed import Allowed, seen_problems, withheld_reason
 from samfed_monai.privacy.audit import read_audit
 from samfed_monai.privacy.release import MOST_TRAININGS
@@ -207,16 +207,16 @@ def test_images_are_counted_with_unlike_networks(node):
 def test_images_are_identified_by_file_or_pixels():
     batch = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4), torch.zeros(3, 4, 4)])
     for given in ({"image": batch}, [{"image": image} for image in batch], (batch, batch)):
-        assert Seen().take(given) == [False, False, True]
-    assert Seen().take({"image": batch, "image_read": ["a", "", "a"]}) == [False, False, True]
+        assert SeenCounts().take(given) == [False, False, True]
+    assert SeenCounts().take({"image": batch, "image_read": ["a", "", "a"]}) == [False, False, True]
     assert list(identities({"image": batch, "image_read": ["a", "", "b"]})) == [("a", True), ("", True), ("b", True)]
-    seen = Seen()
+    seen = SeenCounts()
     assert [seen.take({"label": 1}), seen.take({"label": 2})] == [[False], [True]], "what has no image is one"
     two = ImagesSeen()
     assert two.least() is None
     two.batch.take({"image": None, "image_read": ["a", "b"]})
     two.stream.take({"image": None, "image_read": ["a", "a"]})
-    assert two.least() == Seen({"a"}, 2), "the smallest of two streams counts"
+    assert two.least() == SeenCounts({"a"}, 2), "the smallest of two streams counts"
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_images_are_identified_by_file_or_pixels():
     [(3, 3, True, True), (3, 4, True, False), (3, 4, False, True), (5, 40, True, True), (1, 1, True, False)],
 )
 def test_plan_minimum_applies_to_repeated_images(images, drawn, hashed, left):
-    allowed = Allowed(seen=Seen(set(map(str, range(images))), drawn, hashed))
+    allowed = Allowed(seen=SeenCounts(set(map(str, range(images))), drawn, hashed))
     assert (seen_problems(allowed, 2, 5, 10) == []) is left
 
 

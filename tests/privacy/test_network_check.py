@@ -162,10 +162,7 @@ def test_refused_networks_are_reported_with_hint():
     hint = "choose a network of the catalogue, or install one at the site with a package that registers it"
     for shape, problem in (
         ((3, 32, 32), "a network that accepts an image of this size, found a network that cannot be checked"),
-        (
-            (3, 64, 64),
-            "no layer with one weight per pixel, whose update would reveal the image, found 1 such",
-        ),
+        ((3, 64, 64), "no layer with one weight per pixel, whose update would reveal the image, found 1 such"),
     ):
         client = toy_algo()
         client.trainer.network = nets.Generator(**{**PLANTED, "latent_shape": shape})

@@ -193,7 +193,7 @@ class Sending(FedAvg):
 class ReadsTerms(FedAvg):
     """Averages weights, and reads means of loss terms."""
 
-    exchange = Exchange(means_of_terms=True)
+    exchange = Exchange(reads_term_means=True)
 
 
 class Prototypes(FedAvg):

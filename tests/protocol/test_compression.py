@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.core.tensor_file import checksum
-from samfed_monai.core.validators import departures
+from samfed_monai.core.validators import schema_problems
 from samfed_monai.methods.fca import ClientTailored
 from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
 from samfed_monai.methods.fedca import ContrastBeforeLabels
@@ -205,7 +205,7 @@ def test_site_with_other_weights_reports_not_held():
 
 @pytest.mark.parametrize("value", [NONE, HALF, BYTES, 1, MOST_RANK, "int4", 0, MOST_RANK + 1, 0.1, True, None])
 def test_compression_option_accepts_only_valid_values(value):
-    taken = not departures({"compression": value}, {"properties": {"compression": SCHEMA}}, "plan")
+    taken = not schema_problems({"compression": value}, {"properties": {"compression": SCHEMA}}, "plan")
     assert taken == any(value is each for each in (NONE, HALF, BYTES, 1, MOST_RANK))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.protocol import Exchange, Kind, Message, MessageRefused, Server, Strategy, UpdateGuard, to_bytes
-from samfed_monai.protocol.guard import Counts, Inbox, norm, shortened
+from samfed_monai.protocol.guard import ImageCounts, Inbox, norm, shortened
 from samfed_monai.protocol.transport import received
 from tests.federation.toys import weights
 
@@ -72,7 +72,7 @@ class Foreign(Strategy):
         self.exchange, self.taken = Exchange(**exchange), {}
 
     def configure(self, round):
-        return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
+        return {site: self.message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
 
     def accept(self, round, site, update):
         self.taken[site] = update.tensors
@@ -175,7 +175,7 @@ def test_norm_beyond_half_precision_is_finite() -> None:
 
 
 def test_fault_77_changed_image_count_is_refused() -> None:
-    counts = Counts({"a": 5, "b": 0})
+    counts = ImageCounts({"a": 5, "b": 0})
     assert counts.counted("a", weighing(5)).n == 5
     with pytest.raises(MessageRefused, match="n: expected 5, as this site reported before, found 9; start a new"):
         counts.counted("a", weighing(9))
@@ -186,17 +186,17 @@ def test_fault_77_changed_image_count_is_refused() -> None:
 
 
 def test_fault_77_capped_counts_are_used_and_new_counts_refused() -> None:
-    counts = Counts({"a": 90, "b": 10}, UpdateGuard(largest_share=0.5))
+    counts = ImageCounts({"a": 90, "b": 10}, UpdateGuard(largest_share=0.5))
     assert [counts.counted(site, weighing(n, site)).n for site, n in (("a", 90), ("b", 10))] == [10, 10]
     with pytest.raises(MessageRefused, match="expected none, as this site reported before, found 7"):
         counts.counted("c", weighing(7, "c"))
     assert counts.counted("c", weighing(0, "c")).n == 0
     update = weighing(90)
-    assert Counts({"a": 90}, UpdateGuard()).counted("a", update) is update, "nothing is capped"
+    assert ImageCounts({"a": 90}, UpdateGuard()).counted("a", update) is update, "nothing is capped"
 
 
 def test_counts_are_remembered_from_stored_rounds() -> None:
-    counts = Counts({"a": 5, "b": 6})
+    counts = ImageCounts({"a": 5, "b": 6})
     entries = {"a": ("ok", 7), "b": ("skipped", 8), "c": ("skipped", None), "d": ("ok", 2)}
     counts.remember([{"sites": {site: {"status": status, "n": n} for site, (status, n) in entries.items()}}])
     assert counts.reported == {"a": 7, "b": 6, "d": 2}
@@ -204,9 +204,9 @@ def test_counts_are_remembered_from_stored_rounds() -> None:
 
 def test_capped_and_dominant_sites_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        Counts({"a": 90, "b": 10}, UpdateGuard(largest_share=0.5)).log_shares()
-        Counts({"a": 91, "b": 9}).log_shares()
-        Counts({"a": 90, "b": 10}).log_shares()
+        ImageCounts({"a": 90, "b": 10}, UpdateGuard(largest_share=0.5)).log_shares()
+        ImageCounts({"a": 91, "b": 9}).log_shares()
+        ImageCounts({"a": 90, "b": 10}).log_shares()
     assert [record.message for record in caplog.records] == [
         "a reports 90 training images; means weighted by images count 10 of them",
         "a reports 91 training images, 91 % of all; if this is wrong, limit its weight with job#update_guard#"

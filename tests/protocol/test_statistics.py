@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.config.variants import LEAVES_SITE
-from samfed_monai.protocol import Collected, Kind, Message, MessageRefused, StatisticKind, StatisticRule
+from samfed_monai.protocol import CollectedStatistics, Kind, Message, MessageRefused, StatisticKind, StatisticRule
 from samfed_monai.protocol.message import EXTRA_WORDS, STATISTICS
 from samfed_monai.protocol.statistics import limited, with_statistics
 
@@ -69,19 +69,19 @@ def message(site: str, **tensors) -> Message:
 
 
 def test_sites_are_asked_until_answered_and_state_is_restored():
-    collected = Collected(StatisticKind.SPECTRUM, LIKE)
+    collected = CollectedStatistics(StatisticKind.SPECTRUM, LIKE)
     messages = {site: message(site) for site in ("a", "b@b")}
-    requests = collected.asking(messages)
+    requests = collected.with_requests(messages)
     assert {site: each.extra for site, each in requests.items()} == {s: {"statistics": "spectrum"} for s in messages}
     assert set(collected.expected("a", WEIGHTS)) == {"w", "statistics.windows"}
     assert set(collected.taken("a", message("a", windows=torch.ones(2, 3))).tensors) == {"w"}
-    requests = collected.asking(messages)
+    requests = collected.with_requests(messages)
     assert [site for site, each in requests.items() if each.extra] == ["b@b"]
     assert collected.expected("a", WEIGHTS) is WEIGHTS
     collected.taken("b@b", message("b@b", windows=torch.zeros(2, 3)))
-    again = Collected(StatisticKind.SPECTRUM, LIKE)
+    again = CollectedStatistics(StatisticKind.SPECTRUM, LIKE)
     again.load_state_dict({**collected.state_dict(), "other": torch.zeros(1)})
     assert {site: own["windows"].sum().item() for site, own in again.by_site.items()} == {"a": 6.0, "b@b": 0.0}
-    assert collected.asking(messages, again=True)["a"].extra
+    assert collected.with_requests(messages, again=True)["a"].extra
     plain = message("a")
     assert collected.taken("a", plain) is plain

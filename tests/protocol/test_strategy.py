@@ -41,7 +41,7 @@ def test_default_exchange_is_shared_weights():
 def test_site_states_are_kept_for_own_or_tailored_models(exchange, parts, kept):
     strategy = FedAvg()
     strategy.exchange = Exchange(**exchange)
-    assert strategy.attach(Server(["a"], 1, keeps_parts=parts)).keeps_states is kept
+    assert strategy.attach(Server(["a"], 1, has_personal_part=parts)).keeps_states is kept
 
 
 def test_server_without_model_has_no_weights_and_no_evaluation():
@@ -59,7 +59,7 @@ class Noting(Strategy):
         self.calls: list[tuple[Any, ...]] = []
 
     def configure(self, round):
-        return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights, split="test") for site in "ab"}
+        return {site: self.message(site, round, Kind.WEIGHTS, self.global_weights, split="test") for site in "ab"}
 
     def requirements(self):
         return {"split": "validation", "version": "1"}

@@ -11,16 +11,16 @@ from samfed_monai.reports import CAVEATS, comparison_table, write_comparison
 from samfed_monai.reports.compare_forms import (
     ahead,
     blocks,
+    format_cell,
     headlines,
+    outcome_of,
     reading,
-    spell,
     standings,
     to_json,
     to_markdown,
     to_text,
     verdict,
     verdicts,
-    word_of,
 )
 from samfed_monai.reports.rows import ABLATIONS, ONE_NETWORK, Cell, Group, Row
 from samfed_monai.reports.run_data import RunData
@@ -29,12 +29,12 @@ from tests.reports.test_html import Balance
 
 
 def test_cells_are_formatted_with_spread():
-    assert spell("dice", Cell({0: 0.8, 1: 0.9})) == "0.850 ± 0.071"
-    assert spell("dice", Cell({0: 0.8})) == "0.800"
-    assert spell("vs:dp_only", Cell({0: 0.04})) == "+0.040"
-    assert spell("vs:dp_only", Cell({0: -0.04})) == "-0.040"
-    assert spell("hd95", Cell({0: 9.04, 1: 9.06})) == "9.1 ± 0.0"
-    assert spell("last", None) == "–"
+    assert format_cell("dice", Cell({0: 0.8, 1: 0.9})) == "0.850 ± 0.071"
+    assert format_cell("dice", Cell({0: 0.8})) == "0.800"
+    assert format_cell("vs:dp_only", Cell({0: 0.04})) == "+0.040"
+    assert format_cell("vs:dp_only", Cell({0: -0.04})) == "-0.040"
+    assert format_cell("hd95", Cell({0: 9.04, 1: 9.06})) == "9.1 ± 0.0"
+    assert format_cell("last", None) == "–"
 
 
 def test_text_table_is_aligned(table):
@@ -174,7 +174,7 @@ def groups_of(folder, **dices):
     ],
 )
 def test_difference_is_judged_by_spread(differences, word):
-    assert word_of(Cell(dict(enumerate(differences)))) == word
+    assert outcome_of(Cell(dict(enumerate(differences)))) == word
 
 
 def test_verdict_is_against_strongest_other_method(tmp_path):
@@ -187,7 +187,7 @@ def test_verdict_is_against_strongest_other_method(tmp_path):
         "SAM-Fed leads, by more than the spread: Dice +0.033 ± 0.006 against the strongest other row, "
         "Federated, no SAM (`no_sam`); ahead in 3 of 3 seeds. At the worst site: +0.033 ± 0.006, it leads."
     )
-    found = {row.name: (ahead(cells["dice"]), word_of(cells["dice"])) for row, cells in standings(group)}
+    found = {row.name: (ahead(cells["dice"]), outcome_of(cells["dice"])) for row, cells in standings(group)}
     assert found.items() >= {"oracle": (0, "trails"), ablation: (0, "trails"), "dp_only": (3, "leads")}.items()
 
 

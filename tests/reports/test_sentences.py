@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from samfed_monai.reports import RunData
-from samfed_monai.reports.html import advice_on, answer, more_scores, render, spread, verdict
+from samfed_monai.reports.html import advice_on, more_scores, render, run_summary, spread, verdict
 
 
 @pytest.fixture
@@ -166,22 +166,23 @@ def test_advice_reports_disagreement_without_masks(run):
 
 
 def test_answer_has_dice_interval_places_and_next_command(two):
-    assert answer(two) == [
+    assert run_summary(two) == [
         "test Dice 0.50 (0.20 to 0.80, 4 images at Porto; Basel has no masks)",
         f"model: {two.folder}, round 2 of 3; report: {two.folder}/report.html",
         f"next: samfed infer samfed_skin IMAGES --model {two.folder} --output-dir MASKS",
     ]
     two.results["own_models"] = True
-    assert answer(two)[2].endswith(f"--model {two.folder} --site Porto --output-dir MASKS")
+    assert run_summary(two)[2].endswith(f"--model {two.folder} --site Porto --output-dir MASKS")
 
 
 def test_answer_reports_unlabelled_and_withheld_sites(two):
     compared(two, "Basel", "a,0,0.5,0.8,", "b,1,0.7,0.9,")
-    assert "Basel has no masks, student and teacher agree by a Dice of 0.60, expected Dice 0.85 (not" in answer(two)[0]
+    text = "Basel has no masks, student and teacher agree by a Dice of 0.60, expected Dice 0.85 (not"
+    assert text in run_summary(two)[0]
     two.results["unscored"] = {"Basel": "no answer within 60 s"}
-    assert answer(two)[0].endswith("4 images at Porto; Basel sent no score)")
+    assert run_summary(two)[0].endswith("4 images at Porto; Basel sent no score)")
     two.results["privacy"] = {"withheld": [{"site": "Basel", "split": "test", "reason": "withheld"}]}
-    assert answer(two)[0].endswith("4 images at Porto; Basel withheld its score)")
+    assert run_summary(two)[0].endswith("4 images at Porto; Basel withheld its score)")
 
 
 def test_answer_falls_back_to_validation_or_no_dice(two):
@@ -189,11 +190,11 @@ def test_answer_falls_back_to_validation_or_no_dice(two):
     porto["test"], average["test"] = NO_DICE, NO_DICE
     average["validation"] |= {"dice": 0.75, "n": 6}
     images = "6 images at Porto, Basel), which chose the round: expect less on new images"
-    assert answer(two)[0] == f"validation Dice 0.75 ({images}"
+    assert run_summary(two)[0] == f"validation Dice 0.75 ({images}"
     for site in two.results["sites"].values():
         site["validation"] = NO_DICE
     average["validation"] = NO_DICE
-    assert answer(two)[0] == "no Dice; Porto has no masks; Basel has no masks"
+    assert run_summary(two)[0] == "no Dice; Porto has no masks; Basel has no masks"
 
 
 def test_missing_table_gives_no_interval(two):

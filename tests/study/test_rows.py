@@ -10,7 +10,7 @@ import samfed_monai.config.workflow  # noqa: F401 - imported while the check is 
 from samfed_monai.cli.compare import _problems, read_rows
 from samfed_monai.config import check as config_check
 from samfed_monai.core.errors import Problems
-from samfed_monai.federation.run_many import all_rows
+from samfed_monai.federation.comparison_runs import all_rows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = sorted((REPOSITORY / "study" / "rows").glob("*.rows.json"))

@@ -41,7 +41,7 @@ class Adapter:
         rank: LoRA rank; 0 without LoRA.
         size: side of the input in pixels.
         public_hash: hash of the public images and labels that it was fitted on.
-        outputs: logits per pixel, K + 1 for K classes (``PromptFreeSam.tell_apart``); not in files for one class.
+        outputs: logits per pixel, K + 1 for K classes (``PromptFreeSam.add_class_masks``); not in files for one class.
         fit: the fit (settings, seed, history of the held-out Dice); for records only.
         checksum: checksum of the tensors, from :func:`save_adapter`.
     """
@@ -150,7 +150,7 @@ def load_adapter(
         ]
     )
     if header.outputs > 1:
-        sam.tell_apart(header.outputs)
+        sam.add_class_masks(header.outputs)
     prepare(sam, header.adapt, header.rank)
     load_adapted(path, sam, header)
     return header

@@ -58,7 +58,7 @@ class PromptFreeSam(nn.Module):
         mask_decoder: segment-anything's ``MaskDecoder``.
 
     Attributes:
-        outputs: logits per pixel, 1 unless :meth:`tell_apart` was called.
+        outputs: logits per pixel, 1 unless :meth:`add_class_masks` was called.
     """
 
     pixel_mean: Tensor
@@ -73,7 +73,7 @@ class PromptFreeSam(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) / 255, persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) / 255, persistent=False)
 
-    def tell_apart(self, outputs: int) -> None:
+    def add_class_masks(self, outputs: int) -> None:
         """Gives the mask decoder a mask for each of several classes, in place; these must then be trained.
 
         Each class, including the background, has a mask token and a small output network (SAMed, Zhang and Liu, arXiv
@@ -90,7 +90,7 @@ class PromptFreeSam(nn.Module):
         """
         if outputs < 3:
             raise ValueError(
-                f"tell_apart: expected 3 outputs or more (the background and two classes), found {outputs}"
+                f"add_class_masks: expected 3 outputs or more (the background and two classes), found {outputs}"
             )
         decoder, self.outputs = self.mask_decoder, outputs
         token = decoder.mask_tokens.weight.detach()[:1]

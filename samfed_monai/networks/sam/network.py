@@ -29,7 +29,7 @@ DECODER_KEYS = tuple(
 )
 """Patterns of the mask decoder's parts for its single mask; its other heads are not used and stay frozen."""
 CLASS_KEYS = "sam.mask_decoder.output_hypernetworks_mlps.*"
-"""Pattern of the heads of several classes, all of which are used (:meth:`PromptFreeSam.tell_apart`)."""
+"""Pattern of the heads of several classes, all of which are used (:meth:`PromptFreeSam.add_class_masks`)."""
 
 
 class Decoder(str, Enum):
@@ -236,7 +236,7 @@ def sam_network(
     Args:
         base: ``vit_t`` (MobileSAM), ``vit_b``, ``vit_l``, ``vit_h``, or a name added to ``SAM_BUILDERS``.
         in_channels: must be 3.
-        out_channels: 1, or K + 1 for K classes, each with a mask token of its own (:meth:`PromptFreeSam.tell_apart`).
+        out_channels: 1, or K + 1 for K classes, each with its mask token (:meth:`PromptFreeSam.add_class_masks`).
         size: side of SAM's square input in pixels, a multiple of 16 from 64 to 1024; images of any size are scaled into
             it.
         checkpoint: the official weights file; ``None`` searches the weights folder.
@@ -257,7 +257,7 @@ def sam_network(
         checkpoint = find_checkpoint(base)
     sam = build_sam(base, checkpoint, size)
     if several:
-        sam.tell_apart(out_channels)
+        sam.add_class_masks(out_channels)
     return SamNetwork(sam, size, **kwargs)
 
 

@@ -14,7 +14,7 @@ from samfed_monai.networks.inferer import VIEWS, Switch, views_problems
 from samfed_monai.networks.sam.adapter import load_adapter
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, crop, embed, encode, fold_batch_norms, pad, place
 
-AT_ONCE = 448**2
+PIXELS_PER_BATCH = 448**2
 """Pixels of SAM's input per batch: four views of 224 px, in less than three times the time of one
 (``benchmarks/light.py``); larger inputs run one by one."""
 
@@ -99,7 +99,7 @@ class Teacher(nn.Module):
         normalised = self.sam.normalise(place(images, self.size))
         view_images = [view.apply(normalised) for view in symmetries]
         inputs = torch.cat([pad(each, self.size) for each in view_images])
-        batch_size = max(1, AT_ONCE // self.size**2)
+        batch_size = max(1, PIXELS_PER_BATCH // self.size**2)
         logits = torch.cat([self.sam.decode(encode(self.sam, each, self.bf16)) for each in inputs.split(batch_size)])
         logits_of_views = zip(symmetries, view_images, logits.chunk(len(symmetries)), strict=True)
         masks = [(view, crop(part, each.shape[-2], each.shape[-1], self.size)) for view, each, part in logits_of_views]

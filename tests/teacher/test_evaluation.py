@@ -7,9 +7,9 @@ import torch
 
 from samfed_monai.data import SoftMaskStore
 from samfed_monai.networks.sam.build import place
-from samfed_monai.teacher import exam as room
+from samfed_monai.teacher import evaluation as room
 from samfed_monai.teacher import fill_store
-from samfed_monai.teacher.exam import Exam, as_good_as, dice_score, read_pair
+from samfed_monai.teacher.evaluation import TeacherEvaluation, dice_score, read_pair, within_one_standard_error
 from tests.networks.fakes import fake_records
 
 from .conftest import SHA256
@@ -49,8 +49,8 @@ def test_dice_matches_hand_calculation():
 
 def test_cached_embeddings_give_same_dice_and_encode_once(teacher, tmp_path, monkeypatch):
     sets = {"a": fake_records(tmp_path, 2)}
-    plain = Exam(teacher)(sets)
-    exam, calls = Exam(teacher, keep_embeddings=True), []
+    plain = TeacherEvaluation(teacher)(sets)
+    exam, calls = TeacherEvaluation(teacher, keep_embeddings=True), []
     embed = teacher.embed
     monkeypatch.setattr(teacher, "embed", lambda image: (calls.append(1), embed(image))[1])
     # float16 embeddings: a pixel at the threshold may flip
@@ -63,7 +63,7 @@ def test_cached_embeddings_give_same_dice_and_encode_once(teacher, tmp_path, mon
 
 
 def test_kept_pairs_are_read_once(teacher, tmp_path, monkeypatch):
-    exam = Exam(teacher)
+    exam = TeacherEvaluation(teacher)
     sets = {"a": fake_records(tmp_path, 2, (96, 128))}
     read = []
     monkeypatch.setattr(room, "read_pair", lambda record: read.append(record["id"]) or read_pair(record))
@@ -88,7 +88,7 @@ def test_kept_pairs_are_read_once(teacher, tmp_path, monkeypatch):
     ],
 )
 def test_as_good_as_tolerates_loss_within_standard_error(scores, best, kept):
-    assert as_good_as(scores, best) is kept
+    assert within_one_standard_error(scores, best) is kept
 
 
 def store(folder) -> SoftMaskStore:
@@ -115,7 +115,7 @@ def test_stored_masks_keep_aspect_ratio(teacher, tmp_path):
 
 def test_progress_bar_names_owner_of_images(tmp_path, teacher, capsys):
     records = fake_records(tmp_path, 1)
-    fill_store(teacher, records, store(tmp_path / "named"), whose="site-1 test")
+    fill_store(teacher, records, store(tmp_path / "named"), owner="site-1 test")
     fill_store(teacher, records, store(tmp_path / "unnamed"))
     heads = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if "100%" in line]
     assert heads == ["soft masks, site-1 test", "soft masks"]

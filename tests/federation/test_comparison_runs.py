@@ -16,7 +16,7 @@ import pytest
 
 from samfed_monai.core.errors import Stopped, reported
 from samfed_monai.core.io import read_json
-from samfed_monai.federation.run_many import Run, RunsRefused, configs_of, failure, log_reason, run_all
+from samfed_monai.federation.comparison_runs import Run, RunsRefused, configs_of, failure, log_reason, run_all
 
 CONFIGS = {
     "federate": {"rounds": 3, "image_size": 64},
@@ -181,7 +181,7 @@ def test_sigterm_terminates_started_runs(bundle, monkeypatch):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("samfed_monai.federation.run_many._start", start)
+    monkeypatch.setattr("samfed_monai.federation.comparison_runs._start", start)
     threading.Thread(target=ask, daemon=True).start()
     run = Run(bundle, "mine", 0, bundle.parent / "mine", {"rounds": "3"}, ())
     with pytest.raises(Stopped, match="received SIGTERM"):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _PREFIX, _ALGORITHM = "network.", "algorithm."
 
 
-class OwnNetwork:
+class SiteNetwork:
     """A site's network with its shared, personal and frozen names, and its ``client_algorithm``.
 
     With a ``client_algorithm``, the ``purpose`` of a call is to ``distil`` from its tensors or to ``keep`` the network.
@@ -42,7 +42,7 @@ class OwnNetwork:
         self.network, self.split, self.algorithm = network, split, algorithm
 
     @classmethod
-    def of(cls, network: nn.Module, parser: Any, *, trains: bool) -> OwnNetwork:
+    def of(cls, network: nn.Module, parser: Any, *, trains: bool) -> SiteNetwork:
         """Reads it from the network's own declaration and from ``personal`` and ``client_algorithm`` of ``train.json``.
 
         Args:

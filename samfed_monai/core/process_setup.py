@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samfed_monai.core.errors import refused
-from samfed_monai.core.words import printable
+from samfed_monai.core.text import printable
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ def set_up_process() -> None:
     """
     print_safely()
     keep_freed_memory()
-    os.environ.update(brief_spins())
+    os.environ.update(limit_of_spins())
     gc.set_threshold(50_000)  # MONAI makes half a million objects that live as long as the process
 
 
@@ -104,7 +104,7 @@ def peak_memory() -> int | None:
     return int(peaks[0][0]) * 1024 if peaks else None
 
 
-def brief_spins() -> dict[str, str]:
+def limit_of_spins() -> dict[str, str]:
     """Returns environment variables that let waiting threads sleep after a thousand spins, not some hundred thousand.
 
     GNU's OpenMP expects an otherwise idle machine. Beside other work, a waiting thread spins on the core that the

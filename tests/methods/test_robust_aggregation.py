@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.methods.all_answers import (
-    AllAnswers,
-    Answer,
+from samfed_monai.methods.robust import (
+    RobustAggregation,
+    SiteUpdate,
     lower_median,
     sorted_values,
     squared_distance,
@@ -16,7 +16,7 @@ from samfed_monai.methods.all_answers import (
 from samfed_monai.protocol import Kind, Message, Server
 
 
-class Sum(AllAnswers):
+class Sum(RobustAggregation):
     """The sum of what sites sent, weighed by their images; it remembers in which order they came."""
 
     def combine(self, answers):
@@ -59,14 +59,14 @@ def test_answers_of_unfinished_round_are_discarded():
 
 def test_sorted_values_are_elementwise_and_upcast_half_precision():
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64):
-        answers = [Answer(1, {"w": torch.tensor(row, dtype=dtype)}) for row in ([3, 1], [1, 2], [2, 9])]
+        answers = [SiteUpdate(1, {"w": torch.tensor(row, dtype=dtype)}) for row in ([3, 1], [1, 2], [2, 9])]
         found = sorted_values(answers, "w")
         assert found.tolist() == [[1, 1], [2, 2], [3, 9]]
         assert found.dtype is (torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype)
 
 
 def test_lower_median_is_value_of_a_site():
-    counts = [Answer(1, {"n": torch.tensor(count)}) for count in (9, 2, 5, 7)]
+    counts = [SiteUpdate(1, {"n": torch.tensor(count)}) for count in (9, 2, 5, 7)]
     assert [lower_median(counts[:sites], "n").item() for sites in (4, 3, 1)] == [5, 5, 9]
 
 

@@ -21,7 +21,7 @@ from samfed_monai.config.parse import BundleConfig, is_note, workflow_files
 from samfed_monai.core.errors import AGAIN, ExitCode, Problems, Refused, SamFedError, Stopped
 from samfed_monai.core.io import PRIVATE, PUBLIC, canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.core.validators import departures, require
+from samfed_monai.core.validators import require, schema_problems
 from samfed_monai.federation.signals import Terminated, Termination
 
 ROLES = ("dp_only", "oracle")
@@ -124,7 +124,7 @@ def read_rows(path: str | Path) -> list[NamedRow]:
     content = _without_notes(read_json(path))
     if isinstance(content, dict) and isinstance(content.get("rows"), dict):
         content["rows"] = {name: _without_notes(row) for name, row in content["rows"].items()}
-    require(departures(content, SCHEMA, Path(path).name))
+    require(schema_problems(content, SCHEMA, Path(path).name))
     shared = _overrides(content)
     return [
         NamedRow(

@@ -16,7 +16,7 @@ from samfed_monai.protocol.strategy import Strategy, require_least
 logger = logging.getLogger(__name__)
 
 
-class Answer(NamedTuple):
+class SiteUpdate(NamedTuple):
     """One site's weights.
 
     Args:
@@ -28,7 +28,7 @@ class Answer(NamedTuple):
     tensors: Mapping[str, Tensor]
 
 
-class AllAnswers(Strategy):
+class RobustAggregation(Strategy):
     """Keeps all updates until the round ends, then combines them into one model (:meth:`combine`).
 
     Memory: ``S + 2`` models for S sites (FedAvg: two). With fewer updates than :attr:`least_sites`, a round leaves the
@@ -41,14 +41,14 @@ class AllAnswers(Strategy):
         return 3
 
     @abstractmethod
-    def combine(self, updates: Mapping[str, Answer]) -> dict[str, Tensor]:
+    def combine(self, updates: Mapping[str, SiteUpdate]) -> dict[str, Tensor]:
         """Returns the new weights, with the names and dtypes of the old ones.
 
         Args:
             updates: updates by site, in the order of names; at least :attr:`least_sites`.
         """
 
-    def combine_tensors(self, models: Sequence[Answer], rule: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
+    def combine_tensors(self, models: Sequence[SiteUpdate], rule: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
         """Returns the new weights: floating-point tensors by ``rule(name, old)``, integers as the lower median."""
         return {
             name: rule(name, old).to(old.dtype) if old.is_floating_point() else lower_median(models, name)
@@ -60,11 +60,11 @@ class AllAnswers(Strategy):
         require_least(sites, self.least_sites, f"{type(self).__name__} to protect", hint)
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._updates: dict[str, Answer] = {}
-        return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
+        self._updates: dict[str, SiteUpdate] = {}
+        return {site: self.message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
 
     def accept(self, round: int, site: str, update: Message) -> None:
-        self._updates[site] = Answer(update.n, dict(update.tensors))
+        self._updates[site] = SiteUpdate(update.n, dict(update.tensors))
 
     @torch.no_grad()
     def finish(self, round: int) -> None:
@@ -81,12 +81,12 @@ class AllAnswers(Strategy):
         self._updates = {}
 
 
-def sorted_values(updates: Iterable[Answer], name: str) -> Tensor:
+def sorted_values(updates: Iterable[SiteUpdate], name: str) -> Tensor:
     """Returns one tensor of all sites, (S, …), sorted along the first dimension; half precision as float32."""
     return _at_least_float32(torch.stack([update.tensors[name] for update in updates])).sort(dim=0).values
 
 
-def lower_median(updates: Iterable[Answer], name: str) -> Tensor:
+def lower_median(updates: Iterable[SiteUpdate], name: str) -> Tensor:
     """Returns the lower median of integers (BatchNorm's counters), entry by entry: always a value that a site sent."""
     values = sorted_values(updates, name)
     return values[(len(values) - 1) // 2]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.core.words import counted, near, normal, printable, uncapitalised
+from samfed_monai.core.text import counted, near, normal, printable, uncapitalised
 
 
 @pytest.mark.parametrize(

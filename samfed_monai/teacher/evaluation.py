@@ -66,7 +66,7 @@ def read_image_tensor(record: dict[str, Any]) -> Tensor:
     return torch.tensor(read_image(record["image"])).permute(2, 0, 1)[None]
 
 
-class Exam:
+class TeacherEvaluation:
     """Computes Dice per image at the masks' native size, threshold 0.5; two empty masks count 1 (docs/method.md).
 
     Args:
@@ -143,7 +143,7 @@ def mean(scores: Sequence[float]) -> float:
     return sum(scores) / len(scores)
 
 
-def as_good_as(scores: Sequence[float], best: Sequence[float]) -> bool:
+def within_one_standard_error(scores: Sequence[float], best: Sequence[float]) -> bool:
     """Whether ``scores`` are better than ``best`` or at most one standard error worse, image by image.
 
     The standard error is that of the mean difference over the images. (Breiman et al. 1984, section 3.4.3: among models
@@ -157,19 +157,19 @@ def as_good_as(scores: Sequence[float], best: Sequence[float]) -> bool:
     return mean(differences) <= statistics.stdev(differences) / len(differences) ** 0.5 + 1e-9
 
 
-class MaskMaker(Protocol):
+class MaskSource(Protocol):
     """The interface of a teacher for :func:`fill_store`."""
 
     def probabilities(self, images: Tensor) -> Tensor: ...
 
 
 def fill_store(
-    teacher: MaskMaker,
+    teacher: MaskSource,
     records: Sequence[dict[str, Any]],
     store: SoftMaskStore,
     *,
     progress: bool = True,
-    whose: str = "",
+    owner: str = "",
 ) -> int:
     """Computes the soft masks that ``store`` lacks; repeated, even after an interruption, it only adds missing ones.
 
@@ -181,14 +181,14 @@ def fill_store(
         records: dicts with ``image`` (path) and ``image_sha256``; labels are not read.
         store: the store, which gets ``(C, h, w)`` float in [0, 1].
         progress: show a progress bar with the time left.
-        whose: the owner of the images, added to the bar's name.
+        owner: the owner of the images, added to the bar's name.
 
     Returns:
         The number of masks computed.
     """
     by_hash = {record["image_sha256"]: record for record in records}
     missing = store.missing(list(by_hash))
-    description = f"soft masks, {whose}" if whose else "soft masks"
+    description = f"soft masks, {owner}" if owner else "soft masks"
     with progress_bar(total=len(missing), desc=description, unit="image", show=progress and bool(missing)) as bar:
         for sha256 in missing:
             store.put(sha256, teacher.probabilities(read_image_tensor(by_hash[sha256]).float() / 255).cpu()[0])

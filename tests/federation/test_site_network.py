@@ -17,7 +17,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
 from samfed_monai.federation import ClientAlgoSite, to_exchange_object
 from samfed_monai.federation.exchange_object import Call
-from samfed_monai.federation.own_network import OwnNetwork, split_state
+from samfed_monai.federation.site_network import SiteNetwork, split_state
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks import KeySplit, network_split
 from samfed_monai.privacy import Privacy, ReleaseFilter
@@ -46,10 +46,10 @@ class Noted(ClientAlgorithm):
         self.resets += 1
 
 
-def made() -> OwnNetwork:
+def made() -> SiteNetwork:
     network = nn.Linear(1, 1, bias=False)
     network.weight.data.fill_(2.0)
-    return OwnNetwork(network, KeySplit(("weight",), (), ()), Noted())
+    return SiteNetwork(network, KeySplit(("weight",), (), ()), Noted())
 
 
 def call(purpose: str) -> Call:
@@ -93,7 +93,7 @@ def test_network_is_restored_after_failed_distil_or_keep_round(purpose, left):
 
 @pytest.mark.parametrize("config", [{}, {"client_algorithm": None}])
 def test_bundle_without_client_algorithm_has_no_own_state(config):
-    own = OwnNetwork.of(nn.Linear(1, 1), ConfigParser(config), trains=True)
+    own = SiteNetwork.of(nn.Linear(1, 1), ConfigParser(config), trains=True)
     assert own.algorithm is None
     assert own.state_dict() == {}
 
@@ -114,7 +114,7 @@ def run(path: Path, personal: list[str], *, rounds: int) -> Any:
         wired(nodes[site], sent)
     shared = network_split(ToyNet(), personal).shared
     start = {name: tensor for name, tensor in toy_weights().items() if name in shared}
-    server = Server(SITES, rounds, weights=start, keeps_parts=bool(personal))
+    server = Server(SITES, rounds, weights=start, has_personal_part=bool(personal))
     return run_clients(path, nodes, rounds=rounds, server=server), clients, sent
 
 
@@ -161,7 +161,7 @@ def test_personal_heads_stay_local_and_are_used_for_scores(whole):
 def test_personal_parts_are_stored_with_round(whole):
     state = safe_load(whole[0] / "rounds" / "002" / "clients" / "site-1.safetensors")
     assert {name for name in state if name.startswith("network.")} == {f"network.{name}" for name in HEAD_NAMES}
-    assert FedAvg().attach(Server(SITES, 1, keeps_parts=True)).keeps_states
+    assert FedAvg().attach(Server(SITES, 1, has_personal_part=True)).keeps_states
     assert not FedAvg().attach(Server(SITES, 1)).keeps_states
 
 

@@ -14,12 +14,12 @@ import torch
 
 from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.own_process import (
+from samfed_monai.core.process_setup import (
     DEVICE,
     best_device,
-    brief_spins,
     device_name,
     keep_freed_memory,
+    limit_of_spins,
     usable_cores,
 )
 
@@ -31,7 +31,7 @@ ALLOCATOR = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_THRESHOLD_", "MALLOC_T
 def test_brief_spins_are_set_unless_chosen_by_user(monkeypatch, chosen):
     environment = {name: value for name, value in os.environ.items() if name not in CHOICES} | chosen
     monkeypatch.setattr(os, "environ", environment.copy())
-    assert brief_spins() == ({} if chosen else {"GOMP_SPINCOUNT": "1000"})
+    assert limit_of_spins() == ({} if chosen else {"GOMP_SPINCOUNT": "1000"})
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def faults(setup: str, **environment: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these thresholds")
 def test_freed_memory_is_reused_without_page_faults():
-    kept = "from samfed_monai.core.own_process import keep_freed_memory, peak_memory; assert keep_freed_memory()"
+    kept = "from samfed_monai.core.process_setup import keep_freed_memory, peak_memory; assert keep_freed_memory()"
     assert faults("") > 10
     assert faults(kept) == 0
 
@@ -112,7 +112,7 @@ def test_other_c_libraries_are_ignored(monkeypatch, error):
 @pytest.mark.skipif(platform.system() != "Linux", reason="read from /proc")
 def test_peak_memory_includes_freed_memory():
     script = (
-        "from samfed_monai.core.own_process import peak_memory\n"
+        "from samfed_monai.core.process_setup import peak_memory\n"
         "before = peak_memory()\nblock = bytearray(64 << 20)\ndel block\nprint(before, peak_memory())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
