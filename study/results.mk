@@ -49,7 +49,7 @@ LIGHT_EIGHT := $(LIGHT) --teacher\#public_limit 8
 LIGHT_EIGHT_ROWS ?= samfed,no_sam
 # A network of 0.7 M parameters that starts from ImageNet, so SAM contributes only its masks.
 LIGHT_AGAIN := $(LIGHT) --rows study/rows/masks.rows.json
-LIGHT_IMAGENET := $(LIGHT_AGAIN) --network_name lite0_fpn --encoder_weights pretrained
+LIGHT_IMAGENET := $(LIGHT_AGAIN) --rows study/rows/parts.rows.json --network_name lite0_fpn --encoder_weights pretrained
 LIGHT_IMAGENET_ROWS ?= samfed,dp_only,no_sam
 # One site has mobile_sam_fpn, the other lite0_fpn. Steps on the public set and exchanged images are reduced to the scale of a round.
 LIGHT_MIXED := $(LIGHT) --public_steps 12 --public_images 96

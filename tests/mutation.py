@@ -292,11 +292,7 @@ def noticed(change: Change, folder: Path, tests: list[str], sound: dict[str, boo
 
 
 def covered() -> Path:
-    """Runs the suite under coverage, except the tests of FLARE, which use separate processes.
-
-    Returns:
-        the coverage file.
-    """
+    """Runs the suite under coverage, except the FLARE tests with their own processes; returns the coverage file."""
     print("the suite runs once under coverage", flush=True)
     COVERAGE.parent.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "--ignore", "tests/flare"]

@@ -130,7 +130,7 @@ def test_non_utf8_path_is_refused(place, tmp_path, monkeypatch, capsys):
     assert "bef\\xfcnde'" in error
 
 
-@pytest.mark.parametrize("words", [[], ["fedrate"], ["init", "samfed_skin", "x", "--bogus", "1"], ["federate"]])
+@pytest.mark.parametrize("words", [["fedrate"], ["init", "samfed_skin", "x", "--bogus", "1"], ["federate"]])
 def test_wrong_usage_exits_with_2(words, capsys):
     with pytest.raises(SystemExit) as left:
         main(words)

@@ -170,7 +170,7 @@ def test_doubtful_masks_are_never_overwritten(infer, given, capsys):
 
 def test_existing_file_does_not_stop_other_outputs(infer, given, monkeypatch, capsys):
     """A mask that was corrected, and a table of an earlier run; each volume is written before the next is segmented."""
-    monkeypatch.setattr(importlib.import_module("samfed_monai.inference.segment"), "PIXELS_PER_BATCH", 1)
+    monkeypatch.setattr(importlib.import_module("samfed_monai.inference.segment"), "AT_ONCE", 1)
     shutil.copytree(given, "in")
     shutil.copytree(given, "masks")
     assert infer("masks/scan.nii.gz") == 2  # would replace its image

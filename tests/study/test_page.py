@@ -24,7 +24,7 @@ def test_section_has_runs_of_folder_and_command(folder):
     ]
     (section,) = read_sections([f"From scratch = {folder}"])
     assert (section.title, section.command) == ("From scratch", "samfed compare B --seeds 0,1")
-    assert section.table.row("samfed").seeds == [0, 1]
+    assert {row.name: row.seeds for row in section.table.rows}["samfed"] == [0, 1]
     (section,) = read_sections([f"A={folder}"], ["A=make a B=1"])
     assert section.command == "make a B=1"
 
