@@ -71,11 +71,11 @@ def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
 
 
 @contextmanager
-def quiet() -> Iterator[list[warnings.WarningMessage]]:
-    """Silences warnings of libraries inside the block, and yields a list that they are added to."""
-    with warnings.catch_warnings(record=True) as silenced:
-        warnings.simplefilter("always")
-        yield silenced
+def quiet() -> Iterator[None]:
+    """Silences warnings of libraries inside the block."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def no_image(path: Path) -> str:
@@ -176,9 +176,10 @@ def _decoded(content: Any) -> NDArray[Any]:
         if colours and coded and all(by_pillow):
             pixels = np.stack([_rgb(frame, content) for frame in coded])
         else:
-            with quiet() as silenced:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
                 pixels = pixel_array(content)
-            _require_rows(content, (str(warning.message) for warning in silenced))
+            _require_rows(content, (str(warning.message) for warning in caught))
     except _NotUnderstood:
         raise
     except Exception as error:

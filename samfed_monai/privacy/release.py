@@ -120,9 +120,8 @@ class ReleaseFilter:
             message = self._noisy(task, request, message, allowed, record)
             message = self._with_rule(message, allowed, record)
             if self.sender is not None and message.kind == Kind.WEIGHTS and message.tensors:
-                message = replace(
-                    message, kind=Kind.STEP, tensors=self.sender.encode(message.tensors, request.tensors)[0]
-                )
+                step, _ = self.sender.encode(message.tensors, request.tensors)
+                message = replace(message, kind=Kind.STEP, tensors=step)
             content = _content(message)
         except MessageRefused as refused:
             self._write(task, request, outcome="refused", problems=[str(each) for each in refused.problems])
