@@ -54,7 +54,8 @@ def _abdomen(runs: Sequence[RunData]) -> str:
         return _UNMEASURED
     common = set.intersection(*seeds)
     runs = [run for run in runs if run.seed in common or not common]
-    dice = {row: of["dice"].by_seed for row, of in figures_of(runs).items() if of["dice"].n}
+    figures = figures_of(runs)
+    dice = {row: of["dice"].by_seed for row, of in figures.items() if of["dice"].n}
     means = {row: fmean(dice[row].values()) for row in sorted(dice, key=lambda row: -fmean(dice[row].values()))}
     scored = [(run, dice[run.row][run.seed]) for run in runs if run.seed in dice.get(run.row, {})]
     starts = {_start(run): value for run, value in scored if is_the_start(run)}
@@ -64,7 +65,7 @@ def _abdomen(runs: Sequence[RunData]) -> str:
 
     def listed(with_labels: bool) -> str:
         rows = [
-            (row, mean, "" if row in moved else _NO_ROUND)
+            (row, mean, "" if row in moved else _THE_START.format(last=figures[row]["last"].mean))
             for row, mean in means.items()
             if (row in labelled) is with_labels
         ]
@@ -83,7 +84,7 @@ def _start(run: RunData) -> tuple[int, float | None]:
 _UNMEASURED = "Not measured on such sites yet (`make related RELATED_PARTS=abdomen`)"
 _ABDOMEN = """Mean Dice of whole volumes over four organs and both sites, with public masks of CT only, {seeds}
 ([by organ](results/related.md)): """
-_NO_ROUND = " (no round was better than the network at the start)"
+_THE_START = " (the network at the start; its last round {last:.3f})"
 _LOWER = (
     """. Of those that began with that network, {rows} ended below it, since Dice of slices chooses the best round"""
 )

@@ -45,6 +45,7 @@ HEADS = {
     "seeds": "Seeds",
     "dice": "Dice",
     "worst": "Worst site",
+    "last": "Last round",
     "unseen": "Unseen hospital",
     "megabytes": "MB a round",
     "seconds": "processor s a round",
@@ -92,16 +93,22 @@ def _values(results: Mapping[str, Any]) -> dict[str, float | None]:
     each = ("up_bytes_per_round", "down_bytes_per_round")
     memory = process.get("memory_bytes")
     measured = {"seconds": _processor_seconds(results), "memory": None if memory is None else memory / 1e6}
-    dice, worst = results["average"]["test"]["dice"], (results["worst"]["test"] or {}).get("dice")
+    dice, worst, last = results["average"]["test"]["dice"], (results["worst"]["test"] or {}).get("dice"), None
     if results["average"]["test"].get("volumes"):
-        sites = [of for splits in results["sites"].values() if (of := dice_of(splits["test"])) is not None]
-        dice, worst = fmean(sites) if sites else None, min(sites, default=None)
+        best, of_last = _dice_of_sites(results["sites"]), _dice_of_sites(results["models"]["last"]["sites"])
+        dice, worst = fmean(best) if best else None, min(best, default=None)
+        last = fmean(of_last) if of_last else None
     return {
         "dice": dice,
         "worst": worst,
+        "last": last,
         "megabytes": sum(traffic[key] for key in each) / 1e6 if all(key in traffic for key in each) else None,
         **(measured if on_cpu(results) else dict.fromkeys(measured)),
     }
+
+
+def _dice_of_sites(sites: Mapping[str, Any]) -> list[float]:
+    return [dice for splits in sites.values() if (dice := dice_of(splits["test"])) is not None]
 
 
 def _processor_seconds(results: Mapping[str, Any]) -> float | None:
@@ -349,7 +356,7 @@ READING = f"""\
   mean of a site. *Unseen hospital*: Dice at a hospital that took no part, from separate runs without it. Each is the
   mean ± sample standard deviation over seeds.
 - For organs and chambers, ranks, tests, *Dice* and *worst site* are of whole volumes, not images: a site's Dice is the
-  mean over patients and classes, and *Dice* the mean over sites.
+  mean over patients and classes, and *Dice* the mean over sites. *Last round*: the same of the last round's model.
 - *MB a round*: in both directions, for all sites. A run that was stopped sends its model once more, which counts.
 - *processor s a round*: training at all sites, server and aggregation, in processor seconds: wall-clock seconds times
   the share of the processors that the run had, since other work on the machine lengthens wall-clock time. Missing for

@@ -465,6 +465,7 @@ define related-write
 	    --caveat "Rows were run on any free processor, while the machine did other work, which also slows its caches: small differences in processor seconds mean nothing." \
 	    --caveat "On polyps, sites are the halves of ClinicDB and Kvasir, divided by sequence, and ColonDB is public. The unseen hospital is Kvasir, in runs that train with the halves of ClinicDB only. On skin, sites are the four of HSSF's lists, with the images that are in ISIC 2017 (66 of 100 public ones) and its masks; the rows are those that were best on polyps at that time." \
 	    --caveat "For the abdomen, a fifth of the CT site's patients is public, every slice of both sites is in the list, and slices have 128 px in their files. Most slices lack an organ, and an organ that is predicted where there is none has Dice 0. So ranks and Dice are of whole volumes." \
+	    --caveat "Also for organs and chambers, a run chooses its model by Dice of validation images, that is of slices: its sites have too few validation volumes to send scores of them. This can choose a round that finds less of the organs; the column Last round shows what the last one finds." \
 	    --caveat "For abdomen and heart, oracle, fca, pfedsam and pfedsam_two_stage learn from masks of the sites' own images. They are not ranked; do not compare them with rows whose sites have no masks. fedicra learns from weak labels: scribbles drawn from the masks of the abdomen."
 	@$(BIN)/python -m study methods "$(METHODS_PAGE)" --records "$(RECORDS)"
 endef
