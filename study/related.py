@@ -98,17 +98,20 @@ def _values(results: Mapping[str, Any]) -> dict[str, float | None]:
         best, of_last = _dice_of_sites(results["sites"]), _dice_of_sites(results["models"]["last"]["sites"])
         dice, worst = fmean(best) if best else None, min(best, default=None)
         last = fmean(of_last) if of_last else None
+    hospitals = _dice_of_sites(results.get("unseen", {}))
     return {
         "dice": dice,
         "worst": worst,
         "last": last,
+        "unseen": fmean(hospitals) if hospitals else None,
         "megabytes": sum(traffic[key] for key in each) / 1e6 if all(key in traffic for key in each) else None,
         **(measured if on_cpu(results) else dict.fromkeys(measured)),
     }
 
 
 def _dice_of_sites(sites: Mapping[str, Any]) -> list[float]:
-    return [dice for splits in sites.values() if (dice := dice_of(splits["test"])) is not None]
+    tests = [splits["test"] for splits in sites.values() if splits.get("test")]
+    return [dice for test in tests if (dice := dice_of(test)) is not None]
 
 
 def _processor_seconds(results: Mapping[str, Any]) -> float | None:
