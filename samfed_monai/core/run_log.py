@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -121,15 +122,26 @@ LOG_SECONDS = 30.0
 
 @contextmanager
 def muted(*names: str) -> Iterator[None]:
-    """Silences log records below ERROR of the named loggers inside the block."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    """Silences log records below ERROR of the named loggers, or of all loggers without names, inside the block."""
+    disabled, levels = logging.root.manager.disable, {each: each.level for each in map(logging.getLogger, names)}
+    if not names:
+        logging.disable(logging.WARNING)
     for logger in levels:
         logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        logging.disable(disabled)
         for logger, level in levels.items():
             logger.setLevel(level)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Silences warnings of libraries inside the block; for their log records see :func:`muted`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class LogBar(tqdm):

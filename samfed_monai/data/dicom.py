@@ -7,8 +7,8 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import JpegImagePlugin
 
 from samfed_monai.core.errors import error_text, refused
+from samfed_monai.core.run_log import without_warnings
 from samfed_monai.core.validators import installed, require
 from samfed_monai.data.reading import SEQUENTIAL, Picture, scan_fault, segments
 
@@ -58,7 +59,7 @@ def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
     """
     import pydicom
 
-    with quiet():
+    with without_warnings():
         content = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
         if content.preamble is None:
             if not str(content.get("SOPClassUID") or "").startswith(_STORAGE):
@@ -68,14 +69,6 @@ def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
                 explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
                 content.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
         return content
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences warnings of libraries inside the block."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def no_image(path: Path) -> str:
@@ -116,7 +109,7 @@ def read_frames(path: Path) -> tuple[Picture, float | None]:
     from pydicom.errors import InvalidDicomError
 
     try:
-        with quiet():
+        with without_warnings():
             content = read_object(path)
             _check(content)
             frames = _decoded(content)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from samfed_monai import __version__
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import sha256_bytes
+from samfed_monai.core.run_log import without_warnings
 from samfed_monai.core.validators import installed
-from samfed_monai.data.dicom import numbers_of, quiet, read_object
+from samfed_monai.data.dicom import numbers_of, read_object
 
 PROPERTIES = {"skin lesion": "SkinLesion", "polyp of colon": "PolypOfColon", "neoplasm": "Neoplasm", "nodule": "Nodule"}
 """Foreground names in a bundle's ``channel_def`` with their SNOMED CT codes (keywords of pydicom's dictionary); other
@@ -168,7 +169,7 @@ def segmentation_of(
     objects = [source.SOPInstanceUID for source in sources]
     series, instance = (_uid([part, *objects, *labels, model], pixels) for part in ("series", "object"))
     try:
-        with quiet():  # warnings contain patients' names
+        with without_warnings():  # warnings contain patients' names
             for source in sources:
                 source.decode()  # all text, so that it is written in UTF-8
             dataset = highdicom.seg.Segmentation(

@@ -8,13 +8,11 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import logging
 import os
 import shutil
 import tempfile
 import timeit
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -28,10 +26,10 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure, refused
 from samfed_monai.core.io import PUBLIC, absent, parse_json, read_json, require_writable, write_json, write_text
 from samfed_monai.core.model_file import USAGE, usage_of
+from samfed_monai.core.run_log import muted, without_warnings
 from samfed_monai.core.text import aligned
 from samfed_monai.core.validators import installed, require
 from samfed_monai.data.classes import class_problems, is_multiclass, outputs_of
-from samfed_monai.data.dicom import quiet
 from samfed_monai.metrics.quality import Quality
 from samfed_monai.metrics.quality_file import QUALITY, quality_of
 from samfed_monai.networks.inferer import AutocastInferer, bf16_gains
@@ -359,7 +357,7 @@ def _write_and_measure(
         write: exporter of this or of another package.
     """
     try:
-        with _quiet(), torch.no_grad():
+        with muted(), without_warnings(), torch.no_grad():
             run = write(network, path, images[:2])
             if not (path.exists() and callable(run)):
                 found = "no file at its path" if not path.exists() else type(run).__name__
@@ -374,18 +372,6 @@ def _write_and_measure(
         found, hint = f"{type(network).__name__} ({lines[-1][:_MAX_ERROR]})", "try another format; nothing was written"
         problem = Problem(option, found=found, expected="a network that this format supports", hint=hint)
         raise Refused([problem]) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences log records and warnings of the exporters and the quantiser."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with quiet():
-            yield
-    finally:
-        logging.disable(before)
 
 
 @torch.no_grad()

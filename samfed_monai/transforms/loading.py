@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, did_you_mean, refused
-from samfed_monai.core.run_log import muted
+from samfed_monai.core.run_log import muted, without_warnings
 from samfed_monai.core.validators import require
 from samfed_monai.data.classes import planes_of, read_classes
 from samfed_monai.data.datalist import LabelKind
-from samfed_monai.data.dicom import quiet
 from samfed_monai.data.reading import read_image, read_mask
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
 from samfed_monai.data.weak_labels import read_weak_label
@@ -124,7 +123,7 @@ class LoadImageRGBd(LoadImaged):
     def __init__(self, keys: KeysCollection = "image") -> None:
         # MONAI builds all of its readers, which warn of missing decoders, and would try them after this one refuses a
         # file.
-        with muted("monai.data.nvimgcodec_pydicom_plugin"), quiet():
+        with muted("monai.data.nvimgcodec_pydicom_plugin"), without_warnings():
             super().__init__(keys, reader=RGBReader, image_only=True)
         del self._loader.readers[:-1]
 
