@@ -50,6 +50,8 @@ def is_ignored(name: str) -> bool:
 def kind_of(path: Path) -> str:
     """Returns a file's kind (:data:`FileKinds`) by its suffix, or by its first bytes if the suffix is unknown."""
     name = path.name.lower()
+    if not path.is_file() and path.exists() and not path.is_dir():
+        return "pipe or device"  # reading it could wait or go on forever
     if path.suffix.lower() in SUFFIXES:
         return PICTURE
     if name.endswith(NIFTI_SUFFIXES):
@@ -70,10 +72,8 @@ _TYPES.add_type("video/x-matroska", ".mkv")
 
 
 def _head(path: Path) -> bytes:
-    with suppress(OSError):
-        if path.is_file():  # reading a pipe would block
-            with path.open("rb") as stream:
-                return stream.read(132)
+    with suppress(OSError), path.open("rb") as stream:
+        return stream.read(132)
     return b""
 
 
@@ -205,10 +205,11 @@ def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict
     """
     problems = Problems()
     for source in _sources(folder):
-        if not source.exists() or (source.is_file() and kind_of(source) != PICTURE):
-            found = f"a file of another kind ({kind_of(source)})" if source.exists() else "no such folder or image"
+        if not source.exists() or not (source.is_dir() or kind_of(source) == PICTURE):
+            missing = "a broken link" if source.is_symlink() else "no such folder or image"
+            found = f"a file of another kind ({kind_of(source)})" if source.exists() else missing
             expected = f"a folder of images, or a file that ends in {', '.join(sorted(SUFFIXES))}"
-            readable = not source.exists() and source.parent.is_dir() and os.access(source.parent, os.R_OK)
+            readable = not os.path.lexists(source) and source.parent.is_dir() and os.access(source.parent, os.R_OK)
             hint = did_you_mean(source.name, [path.name for path in (source.parent.iterdir() if readable else ())])
             problems.add(str(source), found=found, expected=expected, hint=hint)
     problems.refuse_if_any()

@@ -285,6 +285,8 @@ def _opened(content: bytes, name: str) -> Image.Image:
     image.load()
     image.info["lossy"] = image.format in {*JPEGS, "HEIF"} or (image.format == "WEBP" and b"VP8 " in content)
     image.info["deep"] = image.format == "PNG" and content[24] == SIXTEEN and content[25] != GREY
+    if image.mode == "P" and int(np.asarray(image).max()) >= len(image.getpalette() or ()) // len("RGB"):
+        raise ValueError("pixels without a colour in the palette")
     if image.format == "PNG":
         Image.open(io.BytesIO(content), formats=("PNG",)).verify()
         if (content[28] or not np.asarray(image)[-1].any()) and _is_short(content, *image.size):
@@ -419,6 +421,8 @@ OLD_REDUCED = 2  # of tag 255
 ASSOCIATED, UNASSOCIATED = 1, 2  # of tag 338; the first has colours multiplied by alpha
 UNCOMPRESSED, JPEG, DEFLATE = 1, 7, (8, 32946)  # of tag 259
 LOSSLESS = {UNCOMPRESSED, *DEFLATE, 2, 3, 4, 5, 32771, 32773, 34925, 34933, 50000}  # also CCITT, LZW, LZMA, PNG, ZSTD
+CCITT = {2: "tiff_ccitt", 3: "group3", 4: "group4"}
+SPARE_CCITT = 4  # bytes of the end of a strip, which encoders may leave out
 MOST_SAMPLES = 8
 WEBP = 50001  # a compression that Pillow's libtiff may not support
 SPLIT = "save the right image, or each image, as a separate file (for instance with `tiffsplit`)"
@@ -452,8 +456,15 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
         places = [*page.dataoffsets, *page.databytecounts]
         if lost or not all(places) or len(page.dataoffsets) < prod(page.chunked):
             raise ValueError("missing strips or tiles")
-        if page.compression == JPEG and tags.bits == 8 and (tags.planar or tags.samples in (1, 3, 4)):  # as Pillow has
-            for strip, _ in page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts):
+        strips = file.filehandle.read_segments(page.dataoffsets, page.databytecounts)
+        if page.compression in DEFLATE:  # libtiff does not compare the checksum, and tifffile does not limit the size
+            most = prod(page.chunks) * -(-tags.bits // 8)
+            if any(len(zlib.decompressobj().decompress(strip, most + 1)) > most for strip, _ in strips):
+                raise ValueError("strips or tiles that are larger than the image")
+        elif (
+            page.compression == JPEG and tags.bits == 8 and (tags.planar or tags.samples in (1, 3, 4))
+        ):  # as Pillow has
+            for strip, _ in strips:
                 jpeg = (page.jpegtables[:-2] + strip[2:] if page.jpegtables else strip) + b"\xff\xd9"
                 if fault := scan_fault(jpeg):
                     raise ValueError(fault)
@@ -464,6 +475,9 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
             with suppress(Image.UnidentifiedImageError, ValueError):  # ValueError for pixels that Pillow does not read
                 image = _by_pillow(content, index, tags, numbers)
         image = image or _by_tifffile(page, tags)
+        if page.compression in CCITT and not page.is_tiled and not _is_encoding_of(page, image):
+            hint = "copy it again; if it is intact, save it without compression"
+            raise tags.refusal(259, "damaged CCITT data, or another encoding", "the standard encoding", hint)
     if 0 in image.size:
         raise ValueError("no pixels")
     image.format = "TIFF"
@@ -567,6 +581,21 @@ def _by_pillow(content: bytes, index: int, tags: _Tags, numbers: bool) -> Image.
     return image
 
 
+def _is_encoding_of(page: Any, image: Image.Image) -> bool:
+    """Whether the CCITT data of a page are the encoding of its pixels; libtiff only prints an error if they are not."""
+    from tifffile import TiffFile
+
+    turn, stream = page.tags.valueof(274, 1), io.BytesIO()
+    stored = image.transpose(TURNS[{6: 8, 8: 6}.get(turn, turn)]) if turn in TURNS else image
+    tags = {tag: page.tags.valueof(tag) for tag in (262, 266, 278, 292) if tag in page.tags}
+    Image.fromarray(np.asarray(stored)).save(stream, "TIFF", compression=CCITT[page.compression], tiffinfo=tags)
+    strips = page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts)
+    with TiffFile(io.BytesIO(stream.getvalue())) as file:
+        again = file.filehandle.read_segments(file.pages[0].dataoffsets, file.pages[0].databytecounts)
+        pairs = zip(strips, again, strict=True)
+        return all(strip[: len(other) - SPARE_CCITT] == other[:-SPARE_CCITT] for (strip, _), (other, _) in pairs)
+
+
 def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
     """Reads grey and RGB of 8 and 16 bits, and sample types that Pillow does not have."""
     unsigned = tags.kind == UNSIGNED and tags.bits in (8, 16)
@@ -577,11 +606,6 @@ def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
         raise tags.refusal(338, "colours multiplied by alpha", "separate alpha, or none")
     if tags.bits % 8 or (tags.photometric == RGB and tags.samples < len("RGB")):
         raise tags.refusal(258, f"{tags.samples} samples of {tags.bits} bits", "grey or RGB of 8 or 16 bits")
-    if page.compression in DEFLATE:  # tifffile does not limit the unpacked size of a strip
-        most = prod(page.chunks) * page.dtype.itemsize
-        for content, _ in page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts):
-            if len(zlib.decompressobj().decompress(content, most + 1)) > most:
-                raise ValueError("strips or tiles that are larger than the image")
     try:
         values: NDArray[Any] = page.asarray()
     except ValueError as error:

@@ -179,7 +179,7 @@ def _unreadable(pictures: list[str]) -> Problems:
 def _videos(listed: Sequence[str], every: int | None, *, skip_unreadable: bool) -> tuple[list[Video], list[str]]:
     """Returns the videos among files and folders, and the other sources."""
     videos, problems = list[Video](), Problems()
-    named = [Path(source) for source in listed if kind_of(Path(source)) == VIDEO]
+    named = [path for path in map(Path, listed) if kind_of(path) == VIDEO and not path.is_dir()]
     if every is not None:
         problems.unless(every > 0, "--every", every, "a whole number from 1")
         problems.unless(bool(named), "--every", every, "a video file among the images, not a folder", "leave it out")

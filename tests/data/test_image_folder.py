@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.data.image_folder import DICOM, NIFTI, PICTURE, is_ignored, kind_of, not_read, volumes_in, walk
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.image_folder import (
+    DICOM,
+    NIFTI,
+    PICTURE,
+    image_folder,
+    is_ignored,
+    kind_of,
+    not_read,
+    volumes_in,
+    walk,
+)
 
 OBJECT = bytes(128) + b"DICM"
 
@@ -34,6 +45,18 @@ def test_kind_is_detected_by_name_and_dicom_preamble(tmp_path: Path, name: str, 
     files(tmp_path, name, content=content)
     assert kind_of(tmp_path / name) == kind
     assert {key: [path.name for path in paths] for key, paths in walk(tmp_path).items()} == {kind: [name]}
+
+
+def test_pipes_devices_and_broken_links_are_not_read(tmp_path: Path) -> None:
+    for name in ("a.png", "b.nii.gz", "c.dcm"):
+        os.mkfifo(tmp_path / name)
+    os.symlink("/dev/zero", tmp_path / "d.jpg")
+    assert not_read(walk(tmp_path)) == "not read: 4 pipe or device (a.png, …)"
+    with pytest.raises(Refused, match=r"a\.png: expected a folder of images, .* found .*\(pipe or device\)$"):
+        image_folder([tmp_path / "a.png"])
+    os.symlink("missing.png", tmp_path / "e.png")
+    with pytest.raises(Refused, match=r"e\.png: expected .*, found a broken link$"):
+        image_folder([tmp_path / "e.png"])
 
 
 SYSTEM = (

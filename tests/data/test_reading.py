@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.reading import (
+    CCITT,
     TURNS,
     decode_image,
     decode_mask,
@@ -465,6 +466,20 @@ class TestTiff:
         with pytest.raises(Refused, match="larger than the image"):
             decode_image(content[:place] + bomb + content[place + length :], "a.tif")
 
+    @pytest.mark.parametrize("turn", [1, 6])
+    @pytest.mark.parametrize("compression", ["tiff_ccitt", "group3", "group4", "tiff_adobe_deflate"])
+    def test_changed_bytes_are_refused_where_data_can_be_verified(self, tmp_path, compression, turn):
+        lines = Image.fromarray((np.indices((64, 96)).sum(0) // 7 + disc(64, 96)) % 2 == 1)
+        path = save(tmp_path / "m.tif", lines, compression=compression, tiffinfo={274: turn, 278: 16})
+        upright = np.rot90(lines, -1) if turn == 6 else np.asarray(lines)
+        np.testing.assert_array_equal(read_mask(path), upright)
+        content = bytearray(path.read_bytes())
+        with tifffile.TiffFile(path) as file:
+            start, size = file.pages[0].dataoffsets[2], file.pages[0].databytecounts[2]
+        content[start + (size // 2 if compression in CCITT.values() else size - 2)] ^= 0x55  # or the checksum
+        with pytest.raises(Refused, match=r"m\.tif: expected .*, found (a damaged file|damaged CCITT data)"):
+            decode_mask(bytes(content), "m.tif", None)
+
     @pytest.mark.parametrize("kind", ["i1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"])
     def test_masks_of_whole_numbers_are_read_in_any_type(self, kind):
         mask = np.asarray(disc(value=1))
@@ -524,6 +539,14 @@ def test_mask_of_16_bit_colours_is_read_unless_dark(kind, channels):
 @pytest.mark.parametrize("chunk", [(b"tRNS", b"\0\1"), (b"sBIT", b"\x0c"), (b"gAMA", struct.pack(">I", 100000))])
 def test_transparency_gamma_and_significant_bits_are_ignored(chunk):
     assert decode_image(png(wide(GREY), 0, chunk), "a.png")[0][..., 1].tolist() == GREY.tolist()
+
+
+def test_pixels_without_a_colour_in_the_palette_are_refused(tmp_path):
+    content = save(tmp_path / "a.png", picture(0).quantize(40)).read_bytes()
+    start = content.index(b"PLTE")
+    end = start + 8 + int.from_bytes(content[start - 4 : start], "big")
+    with pytest.raises(Refused, match=r"a damaged file \(pixels without a colour in the palette\)"):
+        decode_image(content[: start - 4] + content[end:], "a.png")
 
 
 def test_png_text_up_to_64_mib_is_accepted(tmp_path, monkeypatch):

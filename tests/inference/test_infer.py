@@ -301,14 +301,14 @@ def test_patterns_ignore_system_files(mixed):
 
 
 def test_linked_image_uses_name_of_link(infer, given, capsys):
-    Path("cohort").mkdir()
+    Path("film.mp4").mkdir()
     shutil.copy(given / "photo.png", "DOE_JANE.png")
     for name in ("p001.png", "p002.png"):
-        (Path("cohort") / name).symlink_to("../DOE_JANE.png")
-    assert infer("cohort/p001.png", "cohort/p00[12].png", "--areas", "areas.csv") == 0
+        (Path("film.mp4") / name).symlink_to("../DOE_JANE.png")
+    assert infer("film.mp4/p001.png", "film.mp4/p00[12].png", "--areas", "areas.csv") == 0
     assert list(areas(Path("areas.csv"))) == ["p001", "p002"]
     assert sorted(path.name for path in Path("masks").iterdir()) == ["inference.json", "p001.png", "p002.png"]
-    assert infer("cohort") == 2
+    assert infer("film.mp4") == 2
     assert "p001.png: expected a file in the folder, found a link that leads out of" in capsys.readouterr().err
 
 
