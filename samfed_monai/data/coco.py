@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problems, Refused, refused, with_skip_hint
-from samfed_monai.core.io import Created, read_json, require_writable, write_new
+from samfed_monai.core.io import Created, read_json, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.text import counted, normal
 from samfed_monai.core.validators import installed, one_of, require, schema_problems
@@ -338,8 +338,6 @@ def draw_coco(
     if not any(files.values()):
         expected, hint = "COCO annotations of a site", "put them into DIR/<site>/annotations, next to DIR/<site>/images"
         raise refused(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, hint=hint)
-    for site in [site for site, paths in files.items() if paths]:
-        require_writable(site / "masks")
     pictures, masks, sentences = list[AnnotatedImage](), dict[Path, bytes](), list[str]()
     for file in [file for paths in files.values() for file in paths]:
         with problems.collected():

@@ -83,12 +83,12 @@ def relative(path: Path, root: Path) -> str:
 
 def mask_stem(path: Path) -> str:
     """Returns the stem of the image that a mask belongs to."""
-    name = _name(path)
+    name = _stem(path)
     ending = next((known for known in MASK_ENDINGS if name.lower().endswith(known)), "")
     return name[: len(name) - len(ending)]
 
 
-def _name(path: Path) -> str:
+def _stem(path: Path) -> str:
     """Returns the stem of a picture or volume (``.nii.gz`` included)."""
     return normal(stem_of(path)) if kind_of(path) == NIFTI else stem(path.name)
 
@@ -160,14 +160,14 @@ def find_folders(root: str | Path, *, public: str | None, output: str | Path | N
         with problems.collected():
             found[name], unmatched = match_masks(folder, root, name)
             if name == public:
-                problems.extend(without_mask(found[name], _hint(folder, unmatched, found[name])))
+                problems.extend(without_mask(found[name], _missing_mask_hint(folder, unmatched, found[name])))
             caveats += [*unread_notes(folder), *unmatched_note(name, unmatched, found[name])]
     return Listing(found, tuple(problems), tuple(caveats))
 
 
-def _hint(site: Path, unmatched: list[Path], found: list[Found]) -> str:
+def _missing_mask_hint(site: Path, unmatched: list[Path], found: list[Found]) -> str:
     """Returns a hint for public images without masks."""
-    if near := _near_masks(site, PICTURE):
+    if near := _misnamed_masks_folder(site, PICTURE):
         return f"{site.name}/{near} was not read: rename it to {site.name}/masks"
     if unmatched and all(entry.label is None for entry in found):
         return f"{RULE}; {rename_hint(unmatched, found)}"
@@ -207,13 +207,13 @@ def unread_notes(site: Path, kind: str = PICTURE) -> list[str]:
     """Returns sentences on what was not read: files of other kinds, and a folder named almost like ``masks``."""
     folders, name = [name for name in ("images", "masks") if (site / name).is_dir()], site.name or site.resolve().name
     sentences = [f"{name}/{folder}: {rest}" for folder in folders if (rest := not_read(walk(site / folder), (kind,)))]
-    if near := _near_masks(site, kind):
+    if near := _misnamed_masks_folder(site, kind):
         advice = f"if it has {name}'s masks, rename it to {name}/masks"
         sentences.append(f"{name} has no folder 'masks', and {name}/{near} was not read: {advice}")
     return [*sentences, *outside(site, [*folders, near or ""])]
 
 
-def _near_masks(site: Path, kind: str) -> str | None:
+def _misnamed_masks_folder(site: Path, kind: str) -> str | None:
     near = near_miss(site, "masks")
     return near if near and list_images(site / near, kind) else None
 
@@ -235,17 +235,17 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
         expected = expected if kind == PICTURE else "NIfTI volumes (.nii, .nii.gz)"
         raise refused(folder / "images", found=found_here, expected=expected, hint=hint)
     if kind == PICTURE:
-        _refuse_swapped(folder, images, mask_paths)
+        _refuse_swapped_folders(folder, images, mask_paths)
     subfolders = {path: normal(relative(path.parent, folder).partition("/")[2]) for path in [*images, *mask_paths]}
     by_stem: dict[str, list[Path]] = {}
     for path in images:
-        by_stem.setdefault(_name(path), []).append(path)
+        by_stem.setdefault(_stem(path), []).append(path)
     masks: dict[Path, Path] = {}
     unmatched: list[Path] = []
     problems = Problems()
     for path in mask_paths:
-        names = [_name(path), mask_stem(path)]  # an image's own may end in _mask
-        names += [_name(path) + FIRST_CHANNEL] if kind == NIFTI else []
+        names = [_stem(path), mask_stem(path)]  # an image's own may end in _mask
+        names += [_stem(path) + FIRST_CHANNEL] if kind == NIFTI else []
         candidates = next((by_stem[name] for name in names if name in by_stem), [])
         matches = [image for image in candidates if subfolders[image] == subfolders[path]]
         if not matches:  # one of the two is in no subfolder
@@ -344,7 +344,7 @@ def near_miss(folder: Path, wanted: str) -> str | None:
     return None
 
 
-def _refuse_swapped(folder: Path, images: Sequence[Path], masks: Sequence[Path]) -> None:
+def _refuse_swapped_folders(folder: Path, images: Sequence[Path], masks: Sequence[Path]) -> None:
     """Refuses swapped folders (fault 63): the first few files of ``images`` are all masks, and none of ``masks`` is."""
     if [{_is_mask(path) for path in paths[:FILES_TO_OPEN]} for paths in (images, masks)] == [{True}, {False}]:
         found, expected = "masks in 'images', and pictures in 'masks'", "pictures in 'images', masks in 'masks'"
@@ -402,7 +402,7 @@ def declare_kinds(
     for site, kind in sorted(kinds.items()) if not len(problems) else ():
         labels = [entry.label for entry in found[site] if entry.label is not None]
         with ThreadPoolExecutor() as pool:
-            values = zip(labels, pool.map(lambda label: _values(label, root), labels), strict=True)
+            values = zip(labels, pool.map(lambda label: _label_values(label, root), labels), strict=True)
             weak = {label for label, present in values if not present <= {*range(classes + 1)}}
         declared[site] = [replace(entry, label_kind=kind) if entry.label in weak else entry for entry in found[site]]
         where = f"--label-kind of {site}"
@@ -416,7 +416,7 @@ def declare_kinds(
     return declared, list(problems)
 
 
-def _values(label: str, root: Path) -> set[int]:
+def _label_values(label: str, root: Path) -> set[int]:
     """Returns the values of a label file; {-1}, which no mask has, if it cannot be read as grey."""
     with suppress(Refused):
         return set(np.unique(decode_grey(read_bytes(confine(root, label, where=label)), label)).tolist())

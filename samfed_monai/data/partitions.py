@@ -16,8 +16,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.cluster.hierarchy import DisjointSet
 
 from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.seeds import derive_seed
@@ -51,19 +50,12 @@ def clusters(hashes: Sequence[str], groups: Sequence[str | None]) -> list[list[i
         Lists of indices that cover every image exactly once, ordered by their smallest hash and so independent of file
         names and of the order of the input.
     """
-    first: dict[tuple[str, str], int] = {}
-    edges = []
+    first, joined = dict[tuple[str, str], int](), DisjointSet(range(len(hashes)))
     for index, (digest, group) in enumerate(zip(hashes, groups, strict=True)):
-        edges.append((index, first.setdefault(("bytes", digest), index)))
+        joined.merge(index, first.setdefault(("bytes", digest), index))
         if name := normal(group or ""):
-            edges.append((index, first.setdefault(("group", name), index)))
-    if not edges:
-        return []
-    graph = coo_array((np.ones(len(edges)), np.transpose(edges)), shape=(len(hashes), len(hashes)))
-    members: dict[int, list[int]] = {}
-    for index, part in enumerate(connected_components(graph, directed=False)[1].tolist()):
-        members.setdefault(part, []).append(index)
-    return sorted(members.values(), key=lambda cluster: min(hashes[index] for index in cluster))
+            joined.merge(index, first.setdefault(("group", name), index))
+    return sorted(map(sorted, joined.subsets()), key=lambda cluster: min(hashes[index] for index in cluster))
 
 
 def draw(sizes: Sequence[int], target: int, random: np.random.Generator, *, leave: int = 1) -> list[int]:

@@ -220,14 +220,14 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
                 continue
             site = collection.name + pairing.site.format(**{key: of.upper() for key, of in match.groupdict().items()})
             group = pairing.group.format(**match.groupdict())
-            found, alone = _pair_folders(images, masks, pairing, collection, root, site, group)
+            found, without_image = _pair_folders(images, masks, pairing, collection, root, site, group)
             keys = {entry.image: (site, group, stem(entry.image).lstrip("0")) for entry in found}
             if repeated := {image: used[key] for image, key in keys.items() if key in used}:
                 copies |= repeated  # copies of the same images, for instance PNG beside TIF
                 subject = counted(len(repeated), "image")
                 logger.info("%s: %s of %s left out as duplicates by name", site, subject, relative(images, root))
             if new := [entry for entry in found if entry.image not in repeated]:
-                unmatched += alone
+                unmatched += without_image
                 used |= {keys[entry.image]: entry.image for entry in new}
                 sites.setdefault(site, []).extend(new)
     _refuse_different_copies(copies, root)
@@ -300,12 +300,12 @@ def _paths_by_key(folder: Path, pattern: str, root: Path) -> dict[str, Path]:
     paths = [path for path in sorted(inner.iterdir()) if path.suffix.lower() in SUFFIXES]
     matches = [(path, re.fullmatch(pattern, stem(path.name))) for path in paths if not is_ignored(path.name)]
     problems, hint = Problems(), "delete or rename one of the files"
-    by_key = _unique(((match[1], path) for path, match in matches if match), root, problems, hint)
+    by_key = _first_by_name(((match[1], path) for path, match in matches if match), root, problems, hint)
     problems.refuse_if_any()
     return dict(sorted(by_key.items()))
 
 
-def _unique(named: Iterable[tuple[str, Path]], root: Path, problems: Problems, hint: str) -> dict[str, Path]:
+def _first_by_name(named: Iterable[tuple[str, Path]], root: Path, problems: Problems, hint: str) -> dict[str, Path]:
     by_name: dict[str, Path] = {}
     for name, path in named:
         if (first := by_name.setdefault(name, path)) != path:
@@ -346,10 +346,10 @@ def find_isic(root: str | Path, *, read: Sequence[Path] = ()) -> list[Found]:
 
 
 def _report_rest(
-    folder: Path, root: Path, found: Iterable[Found], unmatched: Sequence[Path], more_read: Sequence[Path] = ()
+    folder: Path, root: Path, found: Iterable[Found], unmatched: Sequence[Path], also_read: Sequence[Path] = ()
 ) -> None:
     """Logs the masks without an image, and the number of files below a folder that were not read."""
-    files = [*unmatched, *more_read, *(root / name for entry in found for name in (entry.image, entry.label) if name)]
+    files = [*unmatched, *also_read, *(root / name for entry in found for name in (entry.image, entry.label) if name)]
     read = {place for path in files for place in (path, *path.parents)}  # with parents, as a folder may be a link
     for sentence in unmatched_note(folder.resolve().name, unmatched):
         logger.warning("%s", sentence)
@@ -361,7 +361,7 @@ def _by_id(files: list[Path], pattern: re.Pattern[str], root: Path, problems: Pr
     hint = "move one of the folders out of DIR if it is a copy; if DIR has two years' archives, give one year's folder"
     matches = ((pattern.fullmatch(path.name), path) for path in files)
     named = ((match[1].upper().replace("_DOWNSAMPLED", "_downsampled"), path) for match, path in matches if match)
-    return _unique(named, root, problems, hint)
+    return _first_by_name(named, root, problems, hint)
 
 
 KNOWN: dict[str, str] = _TABLES["lists"]
@@ -422,7 +422,7 @@ def find_published(split: str | Path, root: str | Path, folders: Mapping[str, st
     clients: dict[str, dict[str, list[str]]] = read_json(path)
     require(schema_problems(clients, PUBLISHED_SCHEMA, path.name))
     clients = {normal(client): parts for client, parts in clients.items()}
-    pools = _pools(list(clients), root, folders or {})
+    pools = _images_of_clients(list(clients), root, folders or {})
     places: dict[tuple[str, Split], list[Found]] = {}
     coverage = []
     for client, parts in clients.items():
@@ -441,7 +441,7 @@ def find_published(split: str | Path, root: str | Path, folders: Mapping[str, st
     return Published(KNOWN.get(sha256_file(path), changed), places, coverage)
 
 
-def _pools(clients: list[str], root: Path, folders: Mapping[str, str]) -> dict[str, dict[str, Found]]:
+def _images_of_clients(clients: list[str], root: Path, folders: Mapping[str, str]) -> dict[str, dict[str, Found]]:
     """Returns the images of each client by their stems."""
     if unknown := sorted(folders.keys() - set(clients)):
         raise refused("--folder", str(unknown), f"clients among {clients}", "for instance Kvasir=kvasir_seg")
@@ -455,7 +455,7 @@ def _pools(clients: list[str], root: Path, folders: Mapping[str, str]) -> dict[s
         return dict.fromkeys(clients, _by_stem(_match_masks(root, root, "")))
     pools, collections = {}, {name: collection_of(name) for name in present}
     for client in clients:
-        folder = folders.get(client) or _folder_like(client, present)
+        folder = folders.get(client) or _folder_named_like(client, present)
         parts = COMBINED.get(client, ())
         names = [folder] if folder else [name for name, known in collections.items() if known and known.name in parts]
         collection = collection_of(client)
@@ -491,7 +491,7 @@ def _images_in(folder: Path, root: Path, client: str) -> list[Found]:
     return [entry for entries in find_collection(collection, folder, root).values() for entry in entries]
 
 
-def _folder_like(client: str, folders: list[str]) -> str | None:
+def _folder_named_like(client: str, folders: list[str]) -> str | None:
     """Returns the only folder whose name equals, or else starts with, the client's, ignoring case and punctuation."""
     wanted = simplify(client)
     exact = [folder for folder in folders if simplify(folder) == wanted]

@@ -51,14 +51,14 @@ def scan_fault(content: bytes) -> str | None:
     if not SEQUENTIAL & set(kinds) or kinds.count(START_OF_SCAN) != 1:
         return None
     scan = content[:end]
-    if not _complete(scan + PADDING):
+    if not _decodes(scan + PADDING):
         return "a damaged scan: the data end before the last row of pixels"
-    if _complete(scan.rstrip(b"\0\xff")[:-SPARE]):
+    if _decodes(scan.rstrip(b"\0\xff")[:-SPARE]):
         return "a damaged scan: data are left after the last row of pixels"
     return None
 
 
-def _complete(content: bytes) -> bool:
+def _decodes(content: bytes) -> bool:
     with suppress(OSError, SyntaxError, ValueError), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
         image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
@@ -198,7 +198,7 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
         hint = "save it as 8-bit grey: palette entries are indices, not foreground"
         raise refused(name, found="a palette mask", expected="a grey mask", hint=hint)
     grey = _grey(_upright(raw, name), name, threshold)
-    values = _levels(grey)
+    values = _grey_levels(grey)
     if raw.info.get("deep") and max(values) < (threshold or 255):
         raise refused(name, "a dark mask with 16-bit colours", "8-bit or grey", "save it as 8-bit grey")
     lossy = raw.info["lossy"]
@@ -207,12 +207,12 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
         return (grey > 0).astype(np.uint8), values
     if threshold is None or raw.mode == "F" or not to_8_bit(grey).any():
         shown = ", ".join(map(str, values[:6])) + (", …" if len(values) > 6 else "")
-        hint = TO_8_BIT if raw.mode == "F" else _threshold_for(grey, lossy=lossy)
+        hint = TO_8_BIT if raw.mode == "F" else _threshold_hint(grey, lossy=lossy)
         found = f"a {'lossy ' if lossy else ''}mask with {len(values)} grey levels ({shown})"
         expected = "a binary mask, {0, 255}" if lossy else "a binary mask, {0, 1} or {0, 255}"
         raise refused(name, found=found, expected=expected, hint=hint)
     grey = to_8_bit(grey)
-    return (grey >= threshold).astype(np.uint8), _levels(grey)
+    return (grey >= threshold).astype(np.uint8), _grey_levels(grey)
 
 
 def decode_grey(content: bytes, name: str) -> Picture:
@@ -224,17 +224,17 @@ def decode_grey(content: bytes, name: str) -> Picture:
     return np.array(_upright(raw, name).convert("L"))
 
 
-def _threshold_for(grey: NDArray[Any], *, lossy: bool) -> str:
+def _threshold_hint(grey: NDArray[Any], *, lossy: bool) -> str:
     """Returns a hint for a mask that is not binary, with a threshold that leaves foreground in it (fault 65).
 
     Values 0, 1 and 255 may be a weak label; a threshold would make its 255 foreground.
     """
-    if not lossy and grey.dtype == np.uint8 and {1, 255} <= set(_levels(grey)) <= {0, 1, 255}:
+    if not lossy and grey.dtype == np.uint8 and {1, 255} <= set(_grey_levels(grey)) <= {0, 1, 255}:
         return (
             "if 255 means 'not labelled', use `samfed prepare folders … --label-kind [SITE=]KIND` with "
             "scribble, points, box or block; if 1 and 255 are both foreground, declare `--mask-threshold 1`"
         )
-    levels = _levels(to_8_bit(grey))
+    levels = _grey_levels(to_8_bit(grey))
     highest = max(levels)
     if lossy and highest < HALF:
         return "export it again without loss, as PNG: compression changes pixels with values this low"
@@ -254,7 +254,7 @@ def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:
     """
     kind, expected = next((kind for start, kind in STARTS.items() if content.startswith(start)), ""), "an intact image"
     try:
-        return _decode_tiff(content, name, numbers) if kind == "TIFF" else _opened(content, name)
+        return _decode_tiff(content, name, numbers) if kind == "TIFF" else _decode_non_tiff(content, name)
     except Refused as refusal:
         raise Unreadable(refusal.problems) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -269,11 +269,11 @@ def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:
         if is_out_of_memory(error):
             raise
         found = f"a damaged file ({error})"
-        hint = "save it without its metadata" if "MAX_TEXT" in str(error) else RECOPY
+        hint = "save it without its metadata" if "MAX_TEXT" in str(error) else COPY_AGAIN
     raise Unreadable([Problem(name, found, expected, hint)])
 
 
-def _opened(content: bytes, name: str) -> Image.Image:
+def _decode_non_tiff(content: bytes, name: str) -> Image.Image:
     if not content:
         raise refused(name, found="a file of zero bytes", expected="an image", hint="copy it again from its source")
     image = Image.open(io.BytesIO(content), formats=_formats(content, name))
@@ -289,14 +289,14 @@ def _opened(content: bytes, name: str) -> Image.Image:
         raise ValueError("pixels without a colour in the palette")
     if image.format == "PNG":
         Image.open(io.BytesIO(content), formats=("PNG",)).verify()
-        if (content[28] or not np.asarray(image)[-1].any()) and _is_short(content, *image.size):
+        if (content[28] or not np.asarray(image)[-1].any()) and _lacks_rows(content, *image.size):
             raise ValueError("missing rows")
     if image.format in JPEGS and (fault := scan_fault(content)):
-        raise refused(name, found=fault, expected="an intact image", hint=RECOPY)
+        raise refused(name, found=fault, expected="an intact image", hint=COPY_AGAIN)
     return image
 
 
-def _is_short(content: bytes, width: int, height: int) -> bool:
+def _lacks_rows(content: bytes, width: int, height: int) -> bool:
     """Whether the data of a PNG end before its last row, which Pillow leaves black.
 
     The size is exact without interlacing; interlaced data have up to two bytes more for each row.
@@ -312,7 +312,7 @@ def _is_short(content: bytes, width: int, height: int) -> bool:
     return missing > 0
 
 
-RECOPY = "copy it again from its source, or remove it"
+COPY_AGAIN = "copy it again from its source, or remove it"
 SIXTEEN, GREY, SAMPLES = 16, 0, {2: 3, 4: 2, 6: 4}  # in a PNG's header: bits; colour type; samples of other types
 STARTS = {
     **dict.fromkeys((b"II*\0", b"II+\0", b"II\0*", b"MM\0*", b"MM\0+", b"MM*\0"), "TIFF"),
@@ -339,7 +339,11 @@ def is_turned(stored: Image.Image) -> bool:
 
 def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDArray[np.uint16]:
     if image.mode == "F" or image.mode.startswith("I"):
-        return _mask_16_bit(image, name)
+        values = np.asarray(image)
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 65535 and (values % 1 == 0).all()):
+            found = f"{'float samples' if image.mode == 'F' else 'samples'} from {values.min():g} to {values.max():g}"
+            raise refused(name, found=found, expected="whole numbers of 8 or 16 bits", hint="save it as 8-bit grey")
+        return values.astype(np.uint16)
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))
     channels, hint = np.asarray(image), "save it as 8-bit grey"
@@ -355,17 +359,9 @@ def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDA
     raise refused(name, found=f"a {image.mode} mask with colours", expected="a grey mask", hint=hint)
 
 
-def _levels(grey: NDArray[Any]) -> list[int]:
+def _grey_levels(grey: NDArray[Any]) -> list[int]:
     levels: list[int] = np.flatnonzero(np.bincount(grey.ravel())).tolist()
     return levels
-
-
-def _mask_16_bit(image: Image.Image, name: str) -> NDArray[np.uint16]:
-    values = np.asarray(image)
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 65535 and (values % 1 == 0).all()):
-        found = f"{'float samples' if image.mode == 'F' else 'samples'} from {values.min():g} to {values.max():g}"
-        raise refused(name, found=found, expected="whole numbers of 8 or 16 bits", hint="save it as 8-bit grey")
-    return values.astype(np.uint16)
 
 
 def _is_text(content: bytes) -> bool:
@@ -451,30 +447,29 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
         tags = _Tags(page, name)
         if page.imagewidth * page.imagelength > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{page.imagewidth} x {page.imagelength} pixels")
-        tags.refuse_unread(numbers)
+        tags.refuse_unsupported(numbers)
         lost = page.compression == UNCOMPRESSED and tags.bits % 8 == 0 and sum(page.databytecounts) < page.nbytes
         places = [*page.dataoffsets, *page.databytecounts]
         if lost or not all(places) or len(page.dataoffsets) < prod(page.chunked):
             raise ValueError("missing strips or tiles")
-        strips = file.filehandle.read_segments(page.dataoffsets, page.databytecounts)
         if page.compression in DEFLATE:  # libtiff does not compare the checksum, and tifffile does not limit the size
             most = prod(page.chunks) * -(-tags.bits // 8)
-            if any(len(zlib.decompressobj().decompress(strip, most + 1)) > most for strip, _ in strips):
+            if any(len(zlib.decompressobj().decompress(strip, most + 1)) > most for strip in _strips(page)):
                 raise ValueError("strips or tiles that are larger than the image")
         elif (
             page.compression == JPEG and tags.bits == 8 and (tags.planar or tags.samples in (1, 3, 4))
         ):  # as Pillow has
-            for strip, _ in strips:
+            for strip in _strips(page):
                 jpeg = (page.jpegtables[:-2] + strip[2:] if page.jpegtables else strip) + b"\xff\xd9"
                 if fault := scan_fault(jpeg):
                     raise ValueError(fault)
         colours, image = tags.samples > 1 and tags.bits == 16, None
         # Pillow misreads some uncompressed separate planes
-        loose = tags.planar and page.compression == UNCOMPRESSED and (colours or tags.photometric != CMYK)
-        if not loose and (tags.kind, tags.bits) in NUMBERS_BY_PILLOW and page.compression != WEBP:
+        misread_by_pillow = tags.planar and page.compression == UNCOMPRESSED and (colours or tags.photometric != CMYK)
+        if not misread_by_pillow and (tags.kind, tags.bits) in NUMBERS_BY_PILLOW and page.compression != WEBP:
             with suppress(Image.UnidentifiedImageError, ValueError):  # ValueError for pixels that Pillow does not read
-                image = _by_pillow(content, index, tags, numbers)
-        image = image or _by_tifffile(page, tags)
+                image = _tiff_by_pillow(content, index, tags, numbers)
+        image = image or _tiff_by_tifffile(page, tags)
         if page.compression in CCITT and not page.is_tiled and not _is_encoding_of(page, image):
             hint = "copy it again; if it is intact, save it without compression"
             raise tags.refusal(259, "damaged CCITT data, or another encoding", "the standard encoding", hint)
@@ -506,8 +501,8 @@ class _Tags:
 
         return refused(self.name, f"{found} (tag {tag}, {TIFF.TAGS.get(tag, 'unknown')})", expected, hint)
 
-    def refuse_unread(self, numbers: bool) -> None:
-        """Refuses samples that neither Pillow nor :func:`_by_tifffile` reads correctly."""
+    def refuse_unsupported(self, numbers: bool) -> None:
+        """Refuses samples that neither Pillow nor :func:`_tiff_by_tifffile` reads correctly."""
         if self.photometric is None:
             raise self.refusal(262, "no tag that says whether 0 is black", "this tag")
         if int(self.photometric) not in DECODED:
@@ -562,7 +557,7 @@ def _is_smaller(page: Any, than: Any) -> bool:
     return bool(page.imagewidth < than.imagewidth and page.imagelength < than.imagelength)
 
 
-def _by_pillow(content: bytes, index: int, tags: _Tags, numbers: bool) -> Image.Image:
+def _tiff_by_pillow(content: bytes, index: int, tags: _Tags, numbers: bool) -> Image.Image:
     if tags.page.planarconfig == 2 and tags.samples == 1:  # else Pillow does not invert it, or reverse its bits
         at, order = tags.page.tags[284].valueoffset, tags.page.parent.byteorder
         content = content[:at] + np.array(1, f"{order}u2").tobytes() + content[at + 2 :]
@@ -589,14 +584,18 @@ def _is_encoding_of(page: Any, image: Image.Image) -> bool:
     stored = image.transpose(TURNS[{6: 8, 8: 6}.get(turn, turn)]) if turn in TURNS else image
     tags = {tag: page.tags.valueof(tag) for tag in (262, 266, 278, 292) if tag in page.tags}
     Image.fromarray(np.asarray(stored)).save(stream, "TIFF", compression=CCITT[page.compression], tiffinfo=tags)
-    strips = page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts)
     with TiffFile(io.BytesIO(stream.getvalue())) as file:
-        again = file.filehandle.read_segments(file.pages[0].dataoffsets, file.pages[0].databytecounts)
-        pairs = zip(strips, again, strict=True)
-        return all(strip[: len(other) - SPARE_CCITT] == other[:-SPARE_CCITT] for (strip, _), (other, _) in pairs)
+        pairs = zip(_strips(page), _strips(file.pages[0]), strict=True)
+        return all(strip[: len(other) - SPARE_CCITT] == other[:-SPARE_CCITT] for strip, other in pairs)
 
 
-def _by_tifffile(page: Any, tags: _Tags) -> Image.Image:
+def _strips(page: Any) -> list[bytes]:
+    """Returns the stored bytes of a page's strips or tiles."""
+    file, places = page.parent.filehandle, (page.dataoffsets, page.databytecounts)
+    return [bytes(content) for content, _ in file.read_segments(*places)]
+
+
+def _tiff_by_tifffile(page: Any, tags: _Tags) -> Image.Image:
     """Reads grey and RGB of 8 and 16 bits, and sample types that Pillow does not have."""
     unsigned = tags.kind == UNSIGNED and tags.bits in (8, 16)
     if not (tags.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) or (unsigned and tags.photometric == RGB)):

@@ -5,7 +5,6 @@ Also runs exported ONNX files as networks.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -330,10 +329,8 @@ def export_problems(to: str, output: Path, *, int8: bool = False) -> list[Proble
     problems = Problems(absent("--output", output))
     if int8 and to != "onnx":
         problems.add("--int8", found=f"--to {to}", expected="--to onnx: only ONNX Runtime has a quantiser")
-    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
-    if to == "onnx" and missing:
-        hint = "pip install 'samfed-monai[export]', or in a clone: pip install -c constraints.txt -e '.[export]'"
-        problems.add("--to onnx", found=f"no package {', '.join(missing)}", expected=", ".join(PACKAGES), hint=hint)
+    for package in PACKAGES if to == "onnx" else ():
+        problems.extend(installed(package, "export", "--to onnx", f"no package {package}", ", ".join(PACKAGES)))
     return list(problems)
 
 

@@ -37,7 +37,7 @@ MARK = (213, 94, 0)
 """Colour of the frame around a picture whose mask is doubtful: Okabe & Ito's vermilion."""
 _CONTAINERS = "mov,avi,matroska,mpeg,mpegts,asf,ogg"
 """Formats that are opened; playlists, which name other files and URLs, are not."""
-_MISSING = 1.0  # tolerated seconds between the last frame and the container's length, which may be that of the sound
+_MISSING = 1.0  # tolerated seconds between the last frame and the container's length, which may be that of the intact
 
 
 class Frame(NamedTuple):
@@ -82,43 +82,40 @@ class Video:
         Frames from a damaged one to the next key frame are left out. Warnings at the end report lost and interlaced
         frames.
         """
-        import av
-
         read = left_out = interlaced = 0
-        end, sound, start = 0.0, True, None
-        entered: deque[tuple[int, float, int]] = deque()  # number, seconds and turns of frames in the filters
+        end, intact, start = 0.0, True, None
+        queued: deque[tuple[int, float, int]] = deque()  # number, seconds and turns of frames in the filters
 
-        def whole() -> Iterator[av.VideoFrame]:
-            nonlocal read, left_out, end, sound, start
-            for shown in self._decoded(container, stream):
-                if isinstance(shown, av.error.FFmpegError) or shown.is_corrupt:
-                    sound = False
-                elif shown.key_frame:
-                    sound = True
-                if isinstance(shown, av.error.FFmpegError):
-                    left_out += 1
+        def undamaged() -> Iterator[av.VideoFrame]:
+            nonlocal read, left_out, end, intact, start
+            for frame in self._decoded(container, stream):
+                if frame is None or frame.is_corrupt:
+                    intact = False
+                elif frame.key_frame:
+                    intact = True
+                left_out += not intact
+                if frame is None:
                     continue
                 read += 1
-                time = (read - 1) / self.rate if shown.time is None else float(shown.time)
+                time = (read - 1) / self.rate if frame.time is None else float(frame.time)
                 start = time if start is None else start
                 time -= start
-                left_out += not sound
-                if sound:
+                if intact:
                     end = time + 1 / self.rate
-                    entered.append((read, time, shown.rotation // 90))
-                    yield shown
+                    queued.append((read, time, frame.rotation // 90))
+                    yield frame
 
-        def looked_at() -> Iterator[av.VideoFrame]:
+        def checked_for_interlacing() -> Iterator[av.VideoFrame]:
             nonlocal interlaced
-            for shown in through(whole(), "idet"):
-                interlaced += shown.interlaced_frame
-                yield shown
+            for frame in filtered(undamaged(), "idet"):
+                interlaced += frame.interlaced_frame
+                yield frame
 
         with self._opened() as (container, stream):
-            for shown in through(looked_at(), "bwdif", "mode=send_frame:deint=interlaced"):
-                number, time, turns = entered.popleft()
+            for frame in filtered(checked_for_interlacing(), "bwdif", "mode=send_frame:deint=interlaced"):
+                number, time, turns = queued.popleft()
                 if (number - 1) % every == 0:
-                    yield Frame(number, time, np.ascontiguousarray(np.rot90(shown.to_ndarray(format="rgb24"), turns)))
+                    yield Frame(number, time, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns)))
         if interlaced:
             of = f"{interlaced} of {counted(read, 'frame')}"
             logger.warning("%s: interlaced video; %s were deinterlaced", self.path, of)
@@ -128,7 +125,7 @@ class Video:
 
     @staticmethod
     def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-        """Yields frames in presentation order, and errors of packets."""
+        """Yields frames in presentation order, and ``None`` for a packet that cannot be decoded."""
         import av
 
         packets = container.demux(stream)
@@ -137,8 +134,8 @@ class Video:
                 yield from next(packets).decode()
             except StopIteration:
                 return
-            except av.error.FFmpegError as error:
-                yield error
+            except av.error.FFmpegError:
+                yield None
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:
@@ -163,8 +160,8 @@ class Video:
             yield container, stream
 
 
-def through(frames: Iterable[av.VideoFrame], name: str, options: str = "") -> Iterator[av.VideoFrame]:
-    """Passes frames through an FFmpeg filter, one output frame for each, in order.
+def filtered(frames: Iterable[av.VideoFrame], name: str, options: str = "") -> Iterator[av.VideoFrame]:
+    """Passes frames filtered an FFmpeg filter, one output frame for each, in order.
 
     ``idet`` marks frames whose two fields are from different moments, whatever the file's flag; ``bwdif`` makes a frame
     from the first field of marked frames.
@@ -177,7 +174,7 @@ def through(frames: Iterable[av.VideoFrame], name: str, options: str = "") -> It
     import av
 
     graph: av.filter.Graph | None = None
-    form = None
+    graph_shape = None
 
     def pushed(frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
         if graph is not None:
@@ -188,9 +185,9 @@ def through(frames: Iterable[av.VideoFrame], name: str, options: str = "") -> It
 
     for frame in frames:
         shape = (frame.width, frame.height, frame.format.name)
-        if shape != form:
+        if shape != graph_shape:
             yield from pushed(None)
-            graph, form = av.filter.Graph(), shape
+            graph, graph_shape = av.filter.Graph(), shape
             base = frame.time_base or Fraction(1, 1000)
             buffer = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
             graph.link_nodes(buffer, graph.add(name, options), graph.add("buffersink")).configure()
@@ -259,18 +256,18 @@ def segment_video(
     with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
         place = Path(scratch) / "outlines.mp4"
         overlay = OutlineVideo(place, video.rate / every) if "overlays" in forms.folders else None
-        while some := list(islice(frames, AT_ONCE)):
+        while batch := list(islice(frames, AT_ONCE)):
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 (Path(folder) / name).mkdir()
-                for frame in some:
+                for frame in batch:
                     picture = Image.fromarray(frame.picture)
                     picture.save(Path(folder) / name / f"{frame.number:06d}.png", compress_level=1)
                 assessed = predictor.write(folder, output, probabilities=probabilities, parts=True, forms=forms)
-            for frame in some:
-                called = f"{name}/{frame.number:06d}"
-                mask, found = forms.mask_in(Path(output) / f"{called}.png"), assessed[called]
+            for frame in batch:
+                frame_name = f"{name}/{frame.number:06d}"
+                mask, found = forms.mask_in(Path(output) / f"{frame_name}.png"), assessed[frame_name]
                 file = {"file_name": video.path.name, "frame": frame.number}
-                forms.add(called, frame.picture, mask, file, found, seconds=frame.seconds)
+                forms.add(frame_name, frame.picture, mask, file, found, seconds=frame.seconds)
                 if overlay:
                     overlay.add(outlined(frame.picture, mask), frame.seconds, marked=found.doubtful)
                 total, doubtful = total + 1, doubtful + found.doubtful

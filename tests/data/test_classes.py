@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -171,16 +172,12 @@ def test_site_with_unknown_class_is_refused_and_missing_class_warned(listed, tmp
         (ORGANS, ["lesion"], r"list: expected \['lesion'\], the classes of this run, found the classes \['kidney"),
         ([], ORGANS, r"found binary masks, of one class; make it again with `samfed prepare … --classes`"),
         (ORGANS[::-1], ORGANS, "the same names in the same order at every site"),
+        *((*same, None) for same in (([], ["lesion"]), ([], []), ([], None), (ORGANS, ORGANS))),
     ],
 )  # fmt: skip
 def test_list_with_other_classes_than_run_is_refused(of_list, of_run, message):
-    with pytest.raises(Refused, match=message):
-        raise Refused(class_mismatch(of_list, of_run, "list"))
-
-
-@pytest.mark.parametrize(("of_list", "of_run"), [([], ["lesion"]), ([], []), ([], None), (ORGANS, ORGANS)])
-def test_list_with_matching_or_single_class_is_accepted(of_list, of_run):
-    assert class_mismatch(of_list, of_run, "list") == []
+    problems = "\n".join(map(str, class_mismatch(of_list, of_run, "list")))
+    assert re.search(message, problems) if message else not problems
 
 
 def test_weak_label_list_keeps_classes_as_planes(listed):
