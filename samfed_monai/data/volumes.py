@@ -194,7 +194,9 @@ def _refuse_errors(path: Path, expected: str, hint: str = "") -> Iterator[None]:
     """Turns all exceptions except out-of-memory errors into :class:`Refused`: nibabel and zlib raise many kinds."""
     try:
         yield
-    except FileNotFoundError:  # nibabel's own message does not say so
+    except FileNotFoundError:  # nibabel's own message does not say so; it also raises it for .Nii
+        if path.exists():
+            raise refused(path, "a suffix in mixed case", expected, "write .nii or .nii.gz") from None
         raise refused(path, "no such file", expected, "check the path") from None
     except Exception as error:
         raise refused(path, error_text(error), expected, hint) from None
@@ -315,10 +317,8 @@ def different_orientations(paths: Sequence[Path]) -> list[str]:
 
 def _spatial_shape(image: Any) -> tuple[int, ...]:
     """Returns the spatial shape, (X, Y) or (X, Y, Z), without trailing axes of length 1."""
-    shape: list[int] = list(image.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape.pop()
-    return tuple(shape)
+    shape = tuple(image.shape)
+    return shape[:3] if set(shape[3:]) <= {1} else shape
 
 
 def _to_grey(path: Path, data: NDArray[Any]) -> Picture:
