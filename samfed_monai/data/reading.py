@@ -582,11 +582,11 @@ def _is_encoding_of(page: Any, image: Image.Image) -> bool:
 
     turn, stream = page.tags.valueof(274, 1), io.BytesIO()
     stored = image.transpose(TURNS[{6: 8, 8: 6}.get(turn, turn)]) if turn in TURNS else image
-    tags = {tag: page.tags.valueof(tag) for tag in (262, 266, 278, 292) if tag in page.tags}
+    tags = {tag: page.tags.valueof(tag) for tag in (262, 266, 292) if tag in page.tags} | {278: page.chunks[0]}
     Image.fromarray(np.asarray(stored)).save(stream, "TIFF", compression=CCITT[page.compression], tiffinfo=tags)
     with TiffFile(io.BytesIO(stream.getvalue())) as file:
         pairs = zip(_strips(page), _strips(file.pages[0]), strict=True)
-        return all(strip[: len(other) - SPARE_CCITT] == other[:-SPARE_CCITT] for strip, other in pairs)
+        return all(strip.startswith(encoded[:-SPARE_CCITT]) for strip, encoded in pairs)
 
 
 def _strips(page: Any) -> list[bytes]:
