@@ -26,6 +26,7 @@ from samfed_monai.config.parse import (
     SIZES,
     WORKFLOWS,
     BundleConfig,
+    children,
     follow,
     is_code,
     join_id,
@@ -39,12 +40,15 @@ from samfed_monai.config.targets import COMPONENT_KEYS, Schema, component_schema
 from samfed_monai.config.variants import find_variant, methods, read_method
 from samfed_monai.core.errors import Problem, Problems, Refused, closest, error_text
 from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.core.text import clipped
 from samfed_monai.core.validators import schema_problems
 
 WEIGHT_OPTIONS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
 """Options with the path of a weights file or null; ``<option>_sha256``, if present and not null, is the file's hash.
 
 ``encoder_weights`` may also be a keyword (``pretrained``, ``teacher``) or a name that ``samfed weights`` knows."""
+
+_Id = tuple[str, ...]
 
 FOLDER_OPTIONS = ("data_root", "dataset_dir")
 """Options with the path of an existing folder or null."""
@@ -141,24 +145,22 @@ def _hash_problems(config: BundleConfig, name: str, path: Path) -> Iterator[Prob
         yield Problem(config.where((f"{name}_sha256",)), f"{found} in {str(path)!r}", f"SHA-256 {declared}", hint)
 
 
-def check_sizes(config: BundleConfig) -> Iterator[Problem]:
-    """Sizes in training that differ from ``image_size`` (a teacher's ``size``), which is stored with the model."""
-    name, kind = ("image_size", "Resize") if "image_size" in config.content else ("size", "Pad")
-    size = config.content.get(name)
-    for place, side in numbers_at(config.content, SIZES, ["train", "fit"]) if isinstance(size, int) else ():
-        sets_size = kind in str(lookup(config.content, (*place[:-1], "_target_")))
-        if sets_size and side != size:
-            found, expected = repr(lookup(config.content, place)), f"{size}, the {name} stored with the model"
-            yield Problem(config.where(place), found, expected, f"write @{name} here, and set {name}")
+def check_copies(config: BundleConfig) -> Iterator[Problem]:
+    """Sizes in training, and thresholds of masks, that differ from the option that is stored with the model or masks.
 
-
-def check_thresholds(config: BundleConfig) -> Iterator[Problem]:
-    """Thresholds of masks that differ from ``threshold``, which is recorded with them and used in calibration."""
-    content = config.content
+    The option of sizes is ``image_size``, a teacher's is ``size``; ``threshold`` is also used in calibration.
+    """
+    content, copies = config.content, list[tuple[str, _Id, float, str]]()
+    name, kind = ("image_size", "Resize") if "image_size" in content else ("size", "Pad")
+    for place, side in numbers_at(content, SIZES, ["train", "fit"]) if isinstance(content.get(name), int) else ():
+        if kind in str(lookup(content, (*place[:-1], "_target_"))):
+            copies.append((name, place, side, "stored with the model"))
     for place, value in numbers_at(content, ["threshold"], ["postprocessing", "handlers"]):
-        if value != content.get("threshold", value):
-            expected = f"{content['threshold']}, the threshold recorded beside the masks"
-            yield Problem(config.where(place), repr(value), expected, "write @threshold here, and set threshold")
+        copies.append(("threshold", place, value, "recorded beside the masks"))
+    for option, place, value, where in copies:
+        if value != content.get(option, value):
+            found, expected = repr(lookup(content, place)), f"{content[option]}, the {option} {where}"
+            yield Problem(config.where(place), found, expected, f"write @{option} here, and set {option}")
 
 
 def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: str) -> Iterator[Problem]:
@@ -214,7 +216,7 @@ def check_bundle(
     files: Sequence[Path] | None = None,
     ready: bool = True,
     reads: Set[str] = MONAI_IDS,
-    asked: Collection[str] | None = None,
+    given: Collection[str] | None = None,
 ) -> list[Problem]:
     """Returns all problems of one workflow of a bundle; nothing of the bundle is evaluated or instantiated.
 
@@ -230,7 +232,7 @@ def check_bundle(
         ready: whether the workflow is about to run, so that all its files and folders must exist. ``False`` only checks
             paths and hashes that differ from the packaged bundle.
         reads: ids that the command reads by name; an override that none of them refers to is refused.
-        asked: ids of ``overrides`` that the user gave; ``None``: all of them.
+        given: ids of ``overrides`` that the user gave; ``None``: all of them.
     """
     root, federates = Path(bundle_root), workflow == "federate"
     overrides = {**(overrides or {}), **({"variant": variant} if federates and variant else {})}
@@ -261,7 +263,7 @@ def check_bundle(
         problems.extend(check_classes(config, root, variant, "variant"))
     reported = {problem.where for problem in problems if not problem.found.startswith("no file")}
     for group in (each for each in (config, *groups) if not each.problems):
-        options = unread(group, reads, asked if group is config else None, teacher=teacher)
+        options = unread(group, reads, given if group is config else None, teacher=teacher)
         problems.extend(problem for problem in options if problem.where not in reported)
     return list(dict.fromkeys(problems))
 
@@ -277,8 +279,7 @@ def _problems(config: BundleConfig, root: Path, *, ready: bool, imports: bool) -
         check_reading(config),
         check_imports(config, ready=imports),
         check_components(config),
-        check_sizes(config),
-        check_thresholds(config),
+        check_copies(config),
         check_files(config, root, ready=ready),
     ):
         found.setdefault(problem.where, _with_shell_syntax(problem))  # one place is reported once
@@ -337,7 +338,6 @@ def _option_schema(keywords: Mapping[str, Any]) -> Schema:
     return {"type": ["number", "null"], **schema} if _BOUNDS & keywords.keys() else schema
 
 
-_Id = tuple[str, ...]
 # difflib ratios of a misspelt argument if no other ones are accepted, and if any are
 _SIMILARITY, _HIGH_SIMILARITY = 0.6, 0.8
 
@@ -349,6 +349,13 @@ _SPLITS = {
     "test": ("test",),
 }
 """Splits that each data set of train.json may use: no model is trained on, or selected by, images that measure it."""
+
+
+_OF_COMPONENTS = {"handlers": True, "guides": True, "train_handlers": False, "val_handlers": False, "transforms": False}
+"""Arguments with several components, and whether they may be nested, or null where one is disabled."""
+
+_REPLACEABLE_BY: dict[str, Schema] = {"device": {"type": ["object", "string"]}, "network_def": {"type": "object"}}
+"""Schemas of components that another layer may not replace by null."""
 
 
 def check_components(config: BundleConfig) -> Iterator[Problem]:
@@ -369,18 +376,22 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
                 continue
             yield from _argument_problems(config, parts, value, schema)
             for name, argument in value.items():
+                if name in _OF_COMPONENTS and argument is not None:
+                    yield from _item_problems(config, (*parts, name), argument, _OF_COMPONENTS[name])
                 place, resolved = follow(config.content, (*parts, name), argument)
                 expected = schema["properties"].get(name)
                 is_component = isinstance(resolved, dict) and "_target_" in resolved
                 if expected and resolved is not MISSING and not is_component:
                     schemas.setdefault(place, [expected])
                     values[place] = resolved
+                elif resolved is None and name in schema["not_null"]:
+                    yield Problem(config.where(place), "null", f"the argument {name!r} of {value['_target_']}")
                 elif expected == {} and is_component:
                     schemas.setdefault(place, [{}])  # a component may replace a name
         elif parts and (misspelt := closest("_target_", value, _HIGH_SIMILARITY)):
             yield Problem(config.where((*parts, misspelt)), "an unknown key", "a known key", "did you mean '_target_'?")
     for place, default in _replaced_values(config):
-        schemas.setdefault(place, [like(default)])
+        schemas.setdefault(place, [_REPLACEABLE_BY.get(join_id(place), like(default))])
         values[place] = lookup(config.content, place)
     for file, _ in (config.layers[index] for index in config.own_layers):
         for name, keywords in options_in(file).items():
@@ -413,12 +424,27 @@ def _argument_problems(config: BundleConfig, parts: _Id, given: Mapping[str, Any
             yield Problem(config.where(parts), "no such argument", f"the argument {name!r} of {component}")
 
 
+def _item_problems(config: BundleConfig, parts: _Id, value: Any, nested: bool) -> Iterator[Problem]:
+    """Items of an argument of components that are none; ``nested``: they may also be null, or in lists and objects."""
+    place, items = follow(config.content, parts, value)
+    is_list = isinstance(items, list) or (nested and isinstance(items, dict) and "_target_" not in items)
+    for name, item in children(items) if is_list else ():
+        item_place, resolved = follow(config.content, (*place, name), item)
+        is_component = isinstance(resolved, dict) and "_target_" in resolved
+        if nested and isinstance(resolved, (dict, list)):
+            yield from _item_problems(config, item_place, resolved, nested)
+        elif not (is_component or is_code(resolved) or resolved is MISSING or (nested and resolved is None)):
+            expected, hint = "a component", 'write an object with _target_, or a reference to one, "@ID"'
+            yield Problem(config.where(item_place), clipped(repr(resolved)), expected, hint)
+
+
 def _replaced_values(config: BundleConfig) -> Iterator[tuple[_Id, Any]]:
-    """Yields ids that a layer replaces, each with the plain value below it; groups are checked separately."""
+    """Yields ids that a layer replaces, each with the value below it; groups are checked separately."""
     for index, (_, pairs) in enumerate(config.layers[1:], start=1):
         for parts in map(split_id, pairs):
             default = MISSING if parts[0] in GROUPS else lookup(config.below(index), parts)
-            if not (default is MISSING or isinstance(default, (dict, list)) or is_code(default)):
+            is_argument = isinstance(default, list) and len(parts) > 1  # which may also be a single item
+            if not (default is MISSING or is_argument or is_code(default)):
                 yield parts, default
 
 

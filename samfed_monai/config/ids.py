@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any
 
 from samfed_monai.config.options import (
     FEDERATION_ONLY,
-    FITTED_BY,
     GROUPS,
     JOB_IDS,
     MONAI_IDS,
     OPTIONAL,
     TEACHER,
     TEACHER_FILE,
-    TEACHER_JOB_IDS,
-    TEACHER_READS,
-    TRAINING_READS,
     USE_OF_TEACHER,
-    USED_WITH,
-    VARIANT_IDS,
     all_options,
     is_plain,
     is_value,
@@ -50,6 +44,40 @@ from samfed_monai.config.variants import packaged_methods
 from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean
 from samfed_monai.core.io import read_json
 from samfed_monai.core.text import clipped
+
+FITTED_BY = {
+    **dict.fromkeys(("rank", "lora_learning_rate"), ("lora",)),
+    "cached_views": ("decoder",),
+    **dict.fromkeys(("epochs", "learning_rate", "batch_size"), ("lora", "decoder")),
+}
+"""Top-level ids of ``teacher.json`` that are used only with some values of ``adapt``, and these values."""
+
+USED_WITH: dict[str, tuple[Sequence[str], Callable[[Any], bool]]] = {
+    "evaluate_limit": (["evaluate_on"], bool),
+    "fraction": (["schedule", "label_schedule"], lambda name: name != "constant"),
+    "passes": (["steps"], lambda steps: steps is None),
+    "store": (["masks_for"], lambda guide: not (isinstance(guide, dict) and guide.get(DISABLED) is True)),
+    "teacher_sha256": (["store"], bool),
+    "warm_start_held_out": (["warm_start_steps"], bool),
+}
+"""Arguments that are used only with some values of the arguments beside them, of any component, and the test of such a
+value."""
+
+TRAINING_READS = (
+    OPTIONAL
+    | {"train", "unlabelled", "validate", "test", "network_def", "network_name", "encoder_weights"}
+    | {"image_size", "batch_size", "classes", "limit", "oracle", "teacher_adapt"}
+)
+"""Top-level ids of ``train.json`` that a federation reads by name."""
+
+TEACHER_READS = FEDERATION_ONLY | USE_OF_TEACHER | {"fit", "public_limit", "start_from"}
+"""Top-level ids of ``teacher.json`` that a federation reads by name."""
+
+VARIANT_IDS = frozenset({"mixed_networks", "server_network", "client_algorithm", "statistics"})
+"""Ids of :data:`OPTIONAL` that only variants that declare them read; for others the command line may not set them."""
+
+TEACHER_JOB_IDS = frozenset({"bundle_root", "datalist", "data_root", "output", "adapt"})
+"""Ids of ``teacher.json`` that a federation always sets; ``adapt`` is ``teacher_adapt`` of ``train.json``."""
 
 _CODE = ("$", "%")
 _MOST_NAMES = 12  # listed in a message without a better hint
@@ -171,9 +199,9 @@ def unknown_hint(below: dict[str, Any], parts: Sequence[str], value: Any, *, laz
                 return None  # a new component in a group, for instance another loss term
         if suggestion := closest(part, names):
             return f"did you mean {join_id([*parts[:depth], suggestion, *parts[depth + 1 :]])!r}?"
-        shown = sorted(name for name in names if not is_note(name))[:_MOST_NAMES]
-        more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-        return f"known here: {', '.join(shown) or 'nothing'}{more}"
+        shown = sorted(name for name in names if not is_note(name))
+        more = f" and {len(shown) - _MOST_NAMES} more" if len(shown) > _MOST_NAMES else ""
+        return f"known here: {', '.join(shown[:_MOST_NAMES]) or 'nothing'}{more}"
     return None
 
 
@@ -330,14 +358,14 @@ def is_read(runs: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> bool:
 
 
 def unread(
-    config: BundleConfig, reads: Set[str], asked: Collection[str] | None = None, *, teacher: bool = True
+    config: BundleConfig, reads: Set[str], given: Collection[str] | None = None, *, teacher: bool = True
 ) -> Iterator[Problem]:
     """Options of the command line, or those of a group, that nothing reads.
 
     Args:
         config: the layers, possibly of a group.
         reads: ids that the command reads by name.
-        asked: ids that the user gave; ``None``: all overrides.
+        given: ids that the user gave; ``None``: all overrides.
         teacher: whether a federation has a teacher, even if only its trunk is used, as networks' initial weights.
     """
     if not any(split_id(name)[0] in config.federation.content for name in reads):
@@ -347,7 +375,7 @@ def unread(
     reader = f"a run of the variant {federation.get('variant')!r}" if federates else "this command"
     for key, value in config.layers[top][1].items():
         parts = split_id(key)
-        if asked is not None and key not in asked:
+        if given is not None and key not in given:
             continue
         expected, hint, in_group = f"an option that {reader} reads", "", config.federates and parts[0] in GROUPS
         if not is_read(runs, parts[:1] if in_group else parts):
@@ -430,6 +458,8 @@ def _unused_value_hint(config: BundleConfig, parts: Sequence[str]) -> str:
     used = {"base", "checkpoint"} if federation.get("teacher_adapt") == "off" else USE_OF_TEACHER | FEDERATION_ONLY
     if of_teacher and source and name not in used:
         return f"leave it out: this run uses {source} without further training"
+    if name == "views" and not of_teacher and config.content.get("evaluate_on") is None:
+        return "leave it out: evaluate_on null does not use it"
     adapts = FITTED_BY.get(name, ())
     return f"leave it out: adapt {adapt} does not use it" if adapts and adapt not in (*adapts, "off") else ""
 

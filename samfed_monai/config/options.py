@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
 from samfed_monai.config.parse import (
-    DISABLED,
     SITES,
     WORKFLOWS,
     BundleConfig,
@@ -120,37 +119,6 @@ FEDERATION_ONLY = frozenset({"score"})
 USE_OF_TEACHER = frozenset({"base", "adapt", "checkpoint", "size", "views", "bf16"})
 """Top-level ids of ``teacher.json`` for the use of an existing adapter."""
 
-FITTED_BY = {
-    **dict.fromkeys(("rank", "lora_learning_rate"), ("lora",)),
-    "cached_views": ("decoder",),
-    **dict.fromkeys(("epochs", "learning_rate", "batch_size"), ("lora", "decoder")),
-}
-"""Top-level ids of ``teacher.json`` that are used only with some values of ``adapt``, and these values."""
-
-USED_WITH: dict[str, tuple[Sequence[str], Callable[[Any], bool]]] = {
-    "evaluate_limit": (["evaluate_on"], bool),
-    "fraction": (["schedule", "label_schedule"], lambda name: name != "constant"),
-    "passes": (["steps"], lambda steps: steps is None),
-    "store": (["masks_for"], lambda guide: not (isinstance(guide, dict) and guide.get(DISABLED) is True)),
-    "teacher_sha256": (["store"], bool),
-    "warm_start_held_out": (["warm_start_steps"], bool),
-}
-"""Arguments that are used only with some values of the arguments beside them, of any component, and the test of such a
-value."""
-
-TRAINING_READS = (
-    OPTIONAL
-    | {"train", "unlabelled", "validate", "test", "network_def", "network_name", "encoder_weights"}
-    | {"image_size", "batch_size", "classes", "limit", "oracle", "teacher_adapt"}
-)
-"""Top-level ids of ``train.json`` that a federation reads by name."""
-
-TEACHER_READS = FEDERATION_ONLY | USE_OF_TEACHER | {"fit", "public_limit", "start_from"}
-"""Top-level ids of ``teacher.json`` that a federation reads by name."""
-
-VARIANT_IDS = frozenset({"mixed_networks", "server_network", "client_algorithm", "statistics"})
-"""Ids of :data:`OPTIONAL` that only variants that declare them read; for others the command line may not set them."""
-
 JOB_IDS = frozenset(
     {
         *("bundle_root", "datalist", "data_root", "output_dir", "seed", "site", "store_dir", "teacher_sha256"),
@@ -158,9 +126,6 @@ JOB_IDS = frozenset(
     }
 )
 """Ids of ``train.json`` that a federated job sets for every site."""
-
-TEACHER_JOB_IDS = frozenset({"bundle_root", "datalist", "data_root", "output", "adapt"})
-"""Ids of ``teacher.json`` that a federation always sets; ``adapt`` is ``teacher_adapt`` of ``train.json``."""
 
 
 def training_layers(config: BundleConfig) -> list[Layer]:

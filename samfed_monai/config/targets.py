@@ -240,12 +240,19 @@ def annotations_of(target: Any) -> dict[str, Any]:
     return annotations
 
 
+def _takes_null(annotation: Any) -> bool:
+    with suppress(TypeError):  # Any, a protocol or a type with arguments
+        return isinstance(None, annotation)
+    return True
+
+
 @functools.lru_cache(maxsize=1024)
 def component_schema(component: Any) -> Schema:
     """Returns the schema of the arguments of a class or function, by annotations, or else by defaults.
 
-    Other arguments (``**kwargs``) may be for its base classes, whose names are included. If the first base without
-    ``**kwargs`` is in this package, other names are not accepted.
+    ``not_null`` has the required arguments that do not take null. Other arguments (``**kwargs``) may be for its base
+    classes, whose names are included. If the first base without ``**kwargs`` is in this package, other names are not
+    accepted.
     """
     parameters, accepts_any = parameters_of(component)
     hints, arguments = annotations_of(component), dict[str, Schema]()
@@ -254,13 +261,15 @@ def component_schema(component: Any) -> Schema:
         typed = annotation_schema(hints[name]) if name in hints else like(default)
         arguments[name] = {"anyOf": [typed, {"type": "null"}]} if typed and parameter.default is None else typed or {}
     required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    not_null = [name for name in required if name in hints and not _takes_null(hints[name])]
     bases = inspect.getmro(component)[1:] if accepts_any and inspect.isclass(component) else ()
     for base in (base for base in bases if "__init__" in vars(base)):
         if not parameters_of(base)[1]:
             accepts_any = not base.__module__.startswith("samfed_monai.")
             break
     others = {name: Schema() for base in bases for name in parameters_of(base)[0]} | COMPONENT_KEYS
-    return {"properties": {**others, **arguments}, "required": required, "additionalProperties": accepts_any}
+    names = {"required": required, "not_null": not_null}
+    return {"properties": others | arguments, **names, "additionalProperties": accepts_any}
 
 
 ENTRY_POINT_KINDS = {

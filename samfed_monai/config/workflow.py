@@ -155,8 +155,8 @@ def run_workflow(
     workflow: str,
     overrides: Mapping[str, Any],
     *,
-    asked: Collection[str] | None = None,
-    prepared: Callable[[Any], None] = lambda job: None,
+    given: Collection[str] | None = None,
+    on_initialized: Callable[[Any], None] = lambda job: None,
 ) -> Any:
     """Checks a workflow with its overrides and runs it: initialize, run, finalize.
 
@@ -167,8 +167,8 @@ def run_workflow(
         bundle: folder or packaged name.
         workflow: a name in :data:`samfed_monai.config.WORKFLOWS`.
         overrides: ids and values.
-        asked: ids of ``overrides`` that the user gave, which must be read; ``None``: all of them.
-        prepared: called with MONAI's workflow after its initialization, to attach handlers to its ``evaluator``.
+        given: ids of ``overrides`` that the user gave, which must be read; ``None``: all of them.
+        on_initialized: called with MONAI's workflow after its initialization, to attach handlers to its ``evaluator``.
 
     Returns:
         the results of the expressions in the bundle's ``run``.
@@ -178,7 +178,7 @@ def run_workflow(
         Stopped: raised by the workflow, unwrapped from MONAI's own error.
     """
     root = find_bundle(bundle)
-    require(check_bundle(root, workflow, overrides=overrides, asked=asked))
+    require(check_bundle(root, workflow, overrides=overrides, given=given))
     config = BundleConfig.of_workflow(root, workflow, {"bundle_root": str(root), **normal_ids(dict(overrides))})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="parsing config_file")
@@ -196,7 +196,7 @@ def run_workflow(
             raise refused(config.files[-1 if name == "run" else 0].name, "none", f"an id {name}", "add this id")
     with unwrapped(job.parser):
         job.initialize()
-        prepared(job)
+        on_initialized(job)
         results: list[Any] = job.run()
         job.finalize()
     return results

@@ -192,6 +192,8 @@ def _problems_of(error: ValidationError, where: str) -> list[Problem]:
             words = [each for each in rule if each is not None]
             close = did_you_mean(value, map(str, words)) if isinstance(value, str) else ""
             return [Problem(place, repr(value), f"one of {words}", close)]
+        case "minLength":
+            return [Problem(place, "an empty text", "a text", "is a shell variable empty? Otherwise leave it out")]
         case bound if bound in _BOUNDS and not (bound == "multipleOf" and described):
             return [Problem(place, str(value), f"{_BOUNDS[bound]} {rule}")]
     return [Problem(place, shown, str(described or error.message))]

@@ -261,7 +261,7 @@ class Guidance:
             self.weak_view = self.weak_view()
         return self.weak_view
 
-    def probabilities(self, name: str, *, asked_by: str) -> Tensor:
+    def probabilities(self, name: str, *, where: str) -> Tensor:
         """A guide's probabilities; ``weak`` and ``strong`` are the student's own views, neither with gradient.
 
         Raises:
@@ -272,10 +272,10 @@ class Guidance:
         if name == "strong":
             return probabilities(self.student.detach())
         if name not in self.guides:
-            raise Refused([unknown_guide(name, self.guides, asked_by)])
+            raise Refused([unknown_guide(name, self.guides, where)])
         return self.guides[name]
 
-    def view(self, key: str, *, asked_by: str) -> Tensor:
+    def view(self, key: str, *, where: str) -> Tensor:
         """Returns a view of the unlabelled images, (B, 3, H, W), for a term that runs a network on it.
 
         Raises:
@@ -285,24 +285,24 @@ class Guidance:
         if key not in self.batch:
             hint = "add this view to the output_key of the strong view"
             found = f"an unlabelled batch with {sorted(self.batch)}"
-            problems.add(asked_by, found=found, expected=f"the view {key!r}", hint=hint)
+            problems.add(where, found=found, expected=f"the view {key!r}", hint=hint)
         if self.mixed:
-            found, hint = "CutMix, which mixes only the first strong view", f"set it to 0, or disable {asked_by}"
-            problems.add("stream#cutmix", found=found, expected=f"0 with {asked_by}", hint=hint)
+            found, hint = "CutMix, which mixes only the first strong view", f"set it to 0, or disable {where}"
+            problems.add("stream#cutmix", found=found, expected=f"0 with {where}", hint=hint)
         problems.refuse_if_any()
         return self.batch[key]
 
-    def agreement_inputs(self, settings: AgreementSettings, *, asked_by: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    def agreement_inputs(self, settings: AgreementSettings, *, where: str) -> tuple[Tensor, Tensor, Tensor | None]:
         """Probabilities of teacher and student, and of the guide ``ema`` if there is one (docs/method.md)."""
         ema = self.guides.get("ema") if settings.student != "ema" else self.weak
-        teacher = self.probabilities(settings.teacher, asked_by=asked_by)
-        return teacher, self.probabilities(settings.student, asked_by=asked_by), ema
+        teacher = self.probabilities(settings.teacher, where=where)
+        return teacher, self.probabilities(settings.student, where=where), ema
 
-    def agree(self, settings: AgreementSettings, *, asked_by: str) -> Agreement:
+    def agree(self, settings: AgreementSettings, *, where: str) -> Agreement:
         """The agreement of two guides, computed once for all terms."""
         if settings not in self._agreements:
             self._agreements[settings] = agree(
-                *self.agreement_inputs(settings, asked_by=asked_by),
+                *self.agreement_inputs(settings, where=where),
                 tau=settings.tau,
                 delta=settings.delta,
                 rule=settings.rule,
@@ -311,14 +311,14 @@ class Guidance:
         return self._agreements[settings]
 
 
-def unknown_guide(name: str, known: Iterable[str], asked_by: str) -> Problem:
+def unknown_guide(name: str, known: Iterable[str], where: str) -> Problem:
     """The problem of a term that uses an unknown guide."""
     names = sorted({*OWN_VIEWS, *known})
-    hint = did_you_mean(name, names) or f"add or enable a guide of that name, or disable {asked_by}"
-    return Problem(asked_by, found=f"the guide {name!r}", expected=f"one of {names}", hint=hint)
+    hint = did_you_mean(name, names) or f"add or enable a guide of that name, or disable {where}"
+    return Problem(where, found=f"the guide {name!r}", expected=f"one of {names}", hint=hint)
 
 
-def no_stream(asked_by: str) -> Problem:
+def no_stream(where: str) -> Problem:
     """The problem of a term without an unlabelled batch."""
-    hint = f"enable stream, or disable {asked_by}"
-    return Problem(asked_by, found="no unlabelled batch", expected="an UnlabelledStream on the same trainer", hint=hint)
+    hint = f"enable stream, or disable {where}"
+    return Problem(where, found="no unlabelled batch", expected="an UnlabelledStream on the same trainer", hint=hint)

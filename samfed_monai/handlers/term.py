@@ -254,7 +254,7 @@ class AgreedTerm(Term):
         """This iteration's agreement."""
         if self.settings.rule == "trusted_average" and self.settings not in guidance.trust:
             self._estimate_trust(guidance, engine)
-        agreement = guidance.agree(self.settings, asked_by=self.where)
+        agreement = guidance.agree(self.settings, where=self.where)
         record(engine, "reliability", agreement.reliability.mean())
         record(engine, "agreement", agreement.agreed.float().mean())
         return agreement
@@ -267,7 +267,7 @@ class AgreedTerm(Term):
         for all terms with equal settings. Records ``sure_agreement`` (its mean over the site so far) and ``trust``
         (mean over the batch).
         """
-        teacher, student, _ = guidance.agreement_inputs(self.settings, asked_by=self.where)
+        teacher, student, _ = guidance.agreement_inputs(self.settings, where=self.where)
         (y_t, _), (y_c, k_c) = hard_label(teacher), hard_label(student)
         agreements, meaningful = sure_agreement(y_t, y_c, k_c > self.settings.tau)
         site = engine.state.site_agreements.setdefault(self.settings, SiteAgreement()).add(agreements, meaningful)
@@ -365,7 +365,7 @@ class SamDistillationTerm(AgreedTerm):
         agreement = self.agreement(guidance, engine)
         return distillation_kl(
             guidance.student,
-            guidance.probabilities(self.settings.teacher, asked_by=self.where),
+            guidance.probabilities(self.settings.teacher, where=self.where),
             self.temperature,
             weight=agreement.distillation_weight,
             scale=agreement.trust * agreement.reliability if self.by_image else agreement.trust,
@@ -399,6 +399,4 @@ class GlobalDistillationTerm(GuidedTerm):
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """``L_G``."""
-        return distillation_kl(
-            guidance.student, guidance.probabilities(self.guide, asked_by=self.where), self.temperature
-        )
+        return distillation_kl(guidance.student, guidance.probabilities(self.guide, where=self.where), self.temperature)

@@ -196,7 +196,7 @@ class TrainedModel:
         from samfed_monai.config.check import check_bundle
         from samfed_monai.federation.workflow import WorkflowConfig
 
-        require(check_bundle(self.bundle, workflow, overrides=ids, reads=reads, ready=ready, asked=asked), problems)
+        require(check_bundle(self.bundle, workflow, overrides=ids, reads=reads, ready=ready, given=asked), problems)
         files = workflow_files(self.bundle, workflow)
         return WorkflowConfig(self.bundle, tuple(map(str, files)), {"bundle_root": str(self.bundle), **ids})
 

@@ -196,7 +196,7 @@ class Predictor:
             def prepared(job: Any) -> None:
                 attach(job.evaluator, float(job.parser.get("threshold", 0.5)))
 
-            run_workflow(model.bundle, "inference", ids, asked=overrides, prepared=prepared)
+            run_workflow(model.bundle, "inference", ids, given=overrides, on_initialized=prepared)
             return
         network: TeacherNetwork | Any
         if model.kind is Kind.ONNX:
@@ -342,7 +342,7 @@ class Predictor:
         def prepared(job: Any) -> None:
             job.parser.get_parsed_content("validate#evaluator").add_event_handler(Events.STARTED, folder.write_record)
 
-        return dict(run_workflow(self.model.bundle, "evaluate", ids, asked=asked, prepared=prepared)[-1])
+        return dict(run_workflow(self.model.bundle, "evaluate", ids, given=asked, on_initialized=prepared)[-1])
 
     def _with_views(self, views: str) -> dict[str, Any]:
         return self.overrides | ({} if self.views is None else {views: self.views})

@@ -118,8 +118,8 @@ class StyleSwapTerm(GuidedTerm):
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """Returns the mean of both batches' losses, that of the site's own images times its factor."""
-        private = guidance.view("image_strong", asked_by=self.where)
-        label, sure = sure_label(guidance.probabilities(self.guide, asked_by=self.where), self.tau)
+        private = guidance.view("image_strong", where=self.where)
+        label, sure = sure_label(guidance.probabilities(self.guide, where=self.where), self.tau)
         images, count = private, 0
         if self.labelled:
             public = torch.as_tensor(engine.state.batch["image"]).to(private)

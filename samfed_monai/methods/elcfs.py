@@ -286,7 +286,7 @@ class EpisodicTerm(FeatureTerm):
         truth, features_before = output["label"], self._features.inputs[0]
         images, count = [output["image"]], len(truth)
         if guidance is not None:
-            images.append(guidance.view("image_strong", asked_by=self.where).to(truth.device))
+            images.append(guidance.view("image_strong", where=self.where).to(truth.device))
         changed = self._restyled(torch.cat(images))
         logits = engine.inferer(changed, lambda batch: functional_call(network, self._parameters_ahead(engine), batch))
         loss = engine.loss_function(logits[:count], truth)

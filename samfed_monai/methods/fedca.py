@@ -162,10 +162,10 @@ class ContrastiveTerm(Term):
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """Returns the contrast plus ``alignment`` times the alignment."""
-        queries = _features(engine, guidance.view("image_strong", asked_by=self.where), engine.network)
+        queries = _features(engine, guidance.view("image_strong", where=self.where), engine.network)
         public = torch.as_tensor(engine.state.batch["image"]).to(queries.device)
         with torch.no_grad():
-            keys = _features(engine, guidance.view("image", asked_by=self.where), self._average.network)
+            keys = _features(engine, guidance.view("image", where=self.where), self._average.network)
             base = _features(engine, public, self._base.network) if self.alignment else None
         images = guidance.batch.get("image_sha256")  # a user's own dataset may not have it
         dictionary = self.dictionary.like(keys)

@@ -89,7 +89,7 @@ class DomainAlignmentTerm(Term):
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """Returns the discriminator's cross entropy."""
-        image = guidance.view("image", asked_by=self.where)
+        image = guidance.view("image", where=self.where)
         local = self._features(engine, image, engine.network)
         with torch.no_grad():
             target = self._features(engine, image, self.guide.network)

@@ -209,7 +209,7 @@ class DualGuideTerm(Term):
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """Returns the loss of the strong view against the guides' label."""
-        first, second = (guidance.probabilities(name, asked_by=self.where) for name in self.needs)
+        first, second = (guidance.probabilities(name, where=self.where) for name in self.needs)
         with torch.no_grad():
             label, _ = hard_label((first + second) / 2)
             sure = ((entropy(first) + entropy(second)) / 2 <= self._update_threshold(engine)).to(first.dtype)
@@ -264,5 +264,5 @@ class DropoutAlignmentTerm(FeatureTerm):
         """Returns the mean squared difference."""
         clean = self._features.inputs[1]  # after the labelled batch; other terms' passes may follow
         with feature_dropout(engine.network, self.drop):
-            engine.inferer(guidance.view("image_strong", asked_by=self.where), engine.network)
+            engine.inferer(guidance.view("image_strong", where=self.where), engine.network)
         return functional.mse_loss(self._features.inputs[-1].float(), clean.float())

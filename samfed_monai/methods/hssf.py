@@ -416,7 +416,7 @@ class LsslTerm(Term):
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """Returns the loss of both views plus the MSE."""
-        image = guidance.view("image", asked_by=self.where)
+        image = guidance.view("image", where=self.where)
         weak = engine.inferer(image, engine.network, feature_dropout=self.feature_dropout)
         strong = guidance.student
         weak_outputs = hssf_outputs(weak)

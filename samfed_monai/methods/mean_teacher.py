@@ -46,4 +46,4 @@ class ConsistencyTerm(GuidedTerm):
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """Returns the distance."""
-        return consistency_mse(guidance.student, guidance.probabilities(self.guide, asked_by=self.where))
+        return consistency_mse(guidance.student, guidance.probabilities(self.guide, where=self.where))

@@ -78,7 +78,7 @@ class NeighbourMixUp(GuidedTerm):
 
     def mixture(self, guidance: Guidance, engine: Any) -> Mixture:
         """Mixes the iteration's batch and runs the network on it."""
-        image = guidance.view("image", asked_by=self.where)
-        label, sure = sure_label(guidance.probabilities(self.guide, asked_by=self.where), self.tau)
+        image = guidance.view("image", where=self.where)
+        label, sure = sure_label(guidance.probabilities(self.guide, where=self.where), self.tau)
         share = float(self._beta.sample())
         return Mixture(engine.inferer(torch.lerp(image.roll(1, 0), image, share), engine.network), label, sure, share)

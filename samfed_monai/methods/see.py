@@ -470,7 +470,7 @@ class RefinedLabelTerm(Term):
     def value(self, guidance: Guidance | None, engine: Any) -> Tensor:
         """Returns the weighted loss of the batch's pseudo-labels."""
         if guidance is not None and self.unlabelled:
-            labels, logits = guidance.view(KEY, asked_by=self.where), guidance.student
+            labels, logits = guidance.view(KEY, where=self.where), guidance.student
         else:
             labels, logits = torch.as_tensor(engine.state.batch[KEY]), engine.state.output["pred"]
         labels = labels.to(logits.device).float()

@@ -72,12 +72,12 @@ class UniMatchTerm(Term):
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The weighted sum of the three losses."""
         label, sure = sure_label(guidance.weak, self.tau)
-        logits = engine.inferer(guidance.view(self.second, asked_by=self.where), engine.network)
+        logits = engine.inferer(guidance.view(self.second, where=self.where), engine.network)
         first = weighted_pseudo_label_loss(guidance.student, label, sure)
         second = weighted_pseudo_label_loss(logits, label, sure)
         total = self.strong * (first + second) / 2
         if self.features > 0:
-            weak = guidance.view("image", asked_by=self.where)
+            weak = guidance.view("image", where=self.where)
             with feature_dropout(engine.network, self.drop):
                 logits = engine.inferer(weak, engine.network)
             total = total + self.features * weighted_pseudo_label_loss(logits, label, sure)

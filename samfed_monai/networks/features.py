@@ -122,18 +122,18 @@ class LastFeatures:
             self.inputs.append(inputs[0])
 
 
-def require_encoder(network: nn.Module, asked_by: str) -> None:
+def require_encoder(network: nn.Module, where: str) -> None:
     """Refuses a network that :func:`changed_features` does not support.
 
     Args:
         network: the network.
-        asked_by: name of the caller, for the message.
+        where: name of the caller, for the message.
     """
-    for handle in _hooks(network, lambda features: features, asked_by):
+    for handle in _hooks(network, lambda features: features, where):
         handle.remove()
 
 
-def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor], asked_by: str = "feature_dropout") -> list[Any]:
+def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor], where: str = "feature_dropout") -> list[Any]:
     encoder = getattr(network, "encoder", None)
     if isinstance(encoder, nn.Module):
         return [encoder.register_forward_hook(lambda _, inputs, output: _change_output(inputs, output, change))]
@@ -146,7 +146,7 @@ def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor], asked_by: str
         ]
     expected = "an encoder that returns its feature maps (segmentation_models_pytorch, FlexibleUNet, BasicUNet)"
     hint = "choose such a network, or set the weight of the terms that use features to 0"
-    raise refused(asked_by, type(network).__name__, expected, hint)
+    raise refused(where, type(network).__name__, expected, hint)
 
 
 def _change_output(inputs: tuple[Any, ...], output: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -267,12 +267,12 @@ def select_channels(network: nn.Module, places: int) -> nn.Module:
     return network
 
 
-def selection_of(network: nn.Module, asked_by: str) -> ChannelSelection:
+def selection_of(network: nn.Module, where: str) -> ChannelSelection:
     """Returns the module that :func:`select_channels` added to a network.
 
     Args:
         network: the network.
-        asked_by: name of the caller, for the message.
+        where: name of the caller, for the message.
 
     Raises:
         Refused: there is none.
@@ -281,7 +281,7 @@ def selection_of(network: nn.Module, asked_by: str) -> ChannelSelection:
     if isinstance(selection, ChannelSelection):
         return selection
     hint = "set network_def#site_channels to the maximum number of sites, for instance 16"
-    raise refused(asked_by, found="no channel selection", expected="a network with channel selection", hint=hint)
+    raise refused(where, found="no channel selection", expected="a network with channel selection", hint=hint)
 
 
 def _select_deepest(encoder: nn.Module, inputs: tuple[Tensor], features: list[Tensor]) -> list[Tensor]:

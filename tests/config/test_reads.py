@@ -15,18 +15,16 @@ from samfed_monai.cli import export
 from samfed_monai.cli.arguments import options_help
 from samfed_monai.config import find_bundle, known_variants
 from samfed_monai.config.check import check_bundle, group_configs
-from samfed_monai.config.ids import SERVER_IDS, UnreadOption
-from samfed_monai.config.monai_parser import ConfigParser
-from samfed_monai.config.options import (
-    GROUPS,
-    JOB_IDS,
-    MONAI_IDS,
+from samfed_monai.config.ids import (
+    SERVER_IDS,
     TEACHER_JOB_IDS,
     TEACHER_READS,
     TRAINING_READS,
-    USE_OF_TEACHER,
     VARIANT_IDS,
+    UnreadOption,
 )
+from samfed_monai.config.monai_parser import ConfigParser
+from samfed_monai.config.options import GROUPS, JOB_IDS, MONAI_IDS, USE_OF_TEACHER
 from samfed_monai.config.parse import (
     MISSING,
     WORKFLOWS,
@@ -144,7 +142,8 @@ def test_ids_of_other_files_are_refused_unless_received(command):
     ],
 )
 def test_hint_names_option_in_use(option, read):
-    problems = check_bundle(SKIN, "federate", overrides={option: "none"}, ready=False)
+    value = {"_target_": "samfed_monai.methods.fedavg.FedAvg"} if option.endswith("strategy") else "none"
+    problems = check_bundle(SKIN, "federate", overrides={option: value}, ready=False)
     assert read in next(problem.hint for problem in problems if option in problem.where)
 
 

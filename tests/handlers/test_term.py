@@ -145,7 +145,7 @@ def test_strong_view_of_student_is_compared_with_sam() -> None:
     PseudoLabelTerm(student="strong", schedule="constant")(engine)
     agreement = agree(given.guides["sam"], given.student.sigmoid(), given.guides["ema"])
     assert torch.equal(engine.state.terms["agreement"], agreement.agreed.float().mean())
-    assert not given.probabilities("strong", asked_by="test").requires_grad
+    assert not given.probabilities("strong", where="test").requires_grad
 
 
 def test_unknown_labels_and_losses_are_refused() -> None:
@@ -192,7 +192,7 @@ def test_agreement_is_computed_once_for_equal_settings(monkeypatch: pytest.Monke
 
 def test_student_can_be_ema() -> None:
     given = guidance()
-    found = given.agree(AgreementSettings(student="ema"), asked_by="terms#x")
+    found = given.agree(AgreementSettings(student="ema"), where="terms#x")
     expected = agree(given.guides["sam"], given.guides["ema"], given.weak)
     assert torch.equal(found.weight, expected.weight)
     assert torch.equal(found.reliability, expected.reliability)
