@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import keyword
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -39,13 +40,14 @@ def add_new_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the package and prints the next commands."""
     folder = new_package(arguments.kind, arguments.name, arguments.output_dir)
+    quoted = shlex.quote(str(folder))
     try_it = {
         "method": f"samfed check samfed_skin --variant {arguments.name}",
         "network": f"samfed check samfed_skin --workflow train --network_name {arguments.name}",
         "term": "its README shows the lines that turn it on",
     }
-    sys.stdout.write(f"{folder}\n  install:  pip install -e {folder}\n")
-    sys.stdout.write(f"  test:     python -m pytest {folder}\n  try:      {try_it[arguments.kind]}\n")
+    sys.stdout.write(f"{folder}\n  install:  pip install -e {quoted}\n")
+    sys.stdout.write(f"  test:     python -m pytest {quoted}\n  try:      {try_it[arguments.kind]}\n")
 
 
 def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
@@ -61,8 +63,15 @@ def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
     """
     import jinja2
 
-    variables = _template_variables(kind, name)
-    package = variables["package"]
+    package, joined = f"samfed_{name}", "".join(word.capitalize() for word in name.split("_"))
+    variables = {
+        "kind": kind,
+        "name": name,
+        "package": package,
+        "distribution": f"samfed-{name.replace('_', '-')}",
+        "object": {"network": f"build_{name}", "term": f"{joined}Term", "method": joined}[kind],
+        "version": __version__,
+    }
     target = Path(folder or variables["distribution"]).expanduser().absolute()
     _check_name(kind, name, package, target)
     files = {
@@ -80,19 +89,6 @@ def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
             (temporary / path).write_text(templates.get_template(template).render(variables), encoding="utf-8")
         (temporary / package / "__init__.py").write_text(f'"""A {kind} for samfed-monai."""\n', encoding="utf-8")
     return target
-
-
-def _template_variables(kind: str, name: str) -> dict[str, str]:
-    """Returns the variables of the templates."""
-    joined = "".join(word.capitalize() for word in name.split("_"))
-    return {
-        "kind": kind,
-        "name": name,
-        "package": f"samfed_{name}",
-        "distribution": f"samfed-{name.replace('_', '-')}",
-        "object": {"network": f"build_{name}", "term": f"{joined}Term", "method": joined}[kind],
-        "version": __version__,
-    }
 
 
 def _check_name(kind: str, name: str, package: str, target: Path) -> None:
@@ -141,8 +137,7 @@ def run_init(arguments: argparse.Namespace) -> None:
     """Copies the bundle and prints its folder."""
     path = copy_bundle(arguments.name, arguments.folder)
     options = f"{path}/configs/train.json and federate.json, explained in the package's docs/options.md"
-    sys.stdout.write(f"{path}\n  options: {options}\n")
-    sys.stdout.write(f"  check:  samfed check {path}\n")
+    sys.stdout.write(f"{path}\n  options: {options}\n  check:  samfed check {shlex.quote(str(path))}\n")
 
 
 def copy_bundle(name: str, folder: str | Path) -> Path:

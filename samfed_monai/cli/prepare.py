@@ -11,7 +11,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from samfed_monai.core.text import counted, normal
+from samfed_monai.core.text import as_argument, counted, normal
 
 if TYPE_CHECKING:
     from samfed_monai.data.datalist import DataList
@@ -73,7 +73,8 @@ def run_synthetic_volumes(arguments: argparse.Namespace) -> None:
     from samfed_monai.data.synthetic import CLASSES, render_volumes
 
     sites = render_volumes(arguments.root, **_kwargs(render_volumes, vars(arguments)))
-    words = ["samfed", "prepare", "nifti", str(arguments.root), "--slices", f"{arguments.root}_slices"]
+    root = as_argument(arguments.root)
+    words = ["samfed", "prepare", "nifti", root, "--slices", f"{root}_slices"]
     words += ["--public", "public", "--classes", ",".join(CLASSES), "--validation", str(MORE), "--test", str(MORE)]
     sys.stdout.write(f"volumes of {', '.join(sites)} in {arguments.root}\n")
     sys.stdout.write(f"next    {shlex.join(words)} --output list.json\n")
@@ -127,7 +128,7 @@ def _print_summary(prepared: Prepared, given: Mapping[str, Any]) -> None:
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
     root = given.get("slices") or given.get("data_root") or given["root"]
-    paths = shlex.join(["--datalist", str(prepared.path), "--data-root", str(root)])
+    paths = shlex.join(["--datalist", as_argument(prepared.path), "--data-root", as_argument(root)])
     if given.get("test_only"):
         lines += [f"next    samfed evaluate BUNDLE --model MODEL {paths} --output-dir SCORES"]
     elif prepared.report:

@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in ("datalist", "data_root", "output", "checkpoint", "start_from")}
     given = {name: value for name, value in given.items() if value is not None}
     run_workflow(arguments.bundle, "teacher", given | overrides_of(arguments.extra))
-    words = ["--datalist", arguments.datalist, "--data-root", arguments.data_root, "--adapter", arguments.output]
+    # with =, since the name of a file may begin with a dash
+    words = [f"--datalist={arguments.datalist}", f"--data-root={arguments.data_root}", f"--adapter={arguments.output}"]
     logger.info("next: %s", shlex.join(["samfed", "federate", arguments.bundle, *words, "--output-dir", "RUN"]))
 
 

@@ -14,6 +14,11 @@ def near(path: str | Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
+def as_argument(path: str | Path) -> str:
+    """Returns a path as an argument of a command; one that begins with a dash would be read as an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
 def counted(count: int, one: str, many: str = "") -> str:
     """Returns a count with its noun: ``1 seed``, ``3 seeds``.
 

@@ -51,7 +51,7 @@ def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
         found = joined({row: ", ".join(sorted(some)) for row, some in sizes.items() if some})
         notes.append(f"Runs have different image sizes ({found}): their HD95, in pixels, cannot be compared.")
     mixed_rows = {row for row, of_row in settings.items() if any(each != of_row[0] for each in of_row)}
-    mixed_rows |= {row for row, of_row in by_row.items() if len({run.asked for run in of_row} - {""}) > 1}
+    mixed_rows |= {row for row, of_row in by_row.items() if len({run.settings_hash for run in of_row} - {""}) > 1}
     if mixed_rows:
         what = f"Seeds of one row were run with different settings or bundles ({', '.join(sorted(mixed_rows))})"
         notes.append(f"{what}: its mean and spread cover both.")

@@ -197,7 +197,7 @@ def run_summary(run: RunData) -> list[str]:
     if number == -1:  # in the schema, the network before the first round
         scores = "{by} {start:.3f}, in the best round {rounds:.3f}".format(**results["against_start"])
         round = f", the network that the run began with, as no round is better ({scores})"
-    site = ["--site", run.sites[0]] if run.own_models else []
+    site = [f"--site={run.sites[0]}"] if run.own_models else []  # a name may begin with a dash
     bundle = bundle_of_command(results.get("command")) or "BUNDLE"
     command = ["samfed", "infer", bundle, "IMAGES", "--model", folder, *site, "--output-dir", "MASKS"]
     return [

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,15 +55,7 @@ class RoundRow:
 
 def read_federation(path: str | Path) -> list[RoundRow]:
     """Reads the rows of a ``federation.csv`` ordered by round; none without the file, as in a run without rounds."""
-    path = Path(path)
-    if not path.is_file():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = [RoundRow.of(cells) for cells in from_csv(stream)]
-    except (KeyError, ValueError, csv.Error) as error:
-        hint = "restore the file from a copy"
-        raise refused(str(path), found=str(error), expected="the table of a run's rounds", hint=hint) from None
+    rows = _table(path, "the table of a run's rounds", RoundRow.of)
     return sorted(rows, key=lambda row: (row.round, row.site))
 
 
@@ -141,7 +132,7 @@ class RunData:
         return int(seeds.get("seed", next(iter(seeds.values()), 0)))
 
     @property
-    def asked(self) -> str:
+    def settings_hash(self) -> str:
         """Hash of all requested options of the run except the seed; "" if no comparison recorded it."""
         seal = self.about.get("seal")
         if not isinstance(seal, Mapping) or "asked" not in seal:
@@ -184,14 +175,14 @@ class RunData:
 
     def image_scores(self, site: str, *, split: str = "test") -> list[dict[str, Any]]:
         """Returns the rows of ``evaluation/<model>/<site>/<split>/scores.csv``, ``dice`` and ``hd95`` as numbers."""
-        return _table(self.evaluation(site, split=split) / "scores.csv", "dice", "hd95")
+        return _site_table(self.evaluation(site, split=split) / "scores.csv", "dice", "hd95")
 
     def disagreement(self, site: str) -> list[dict[str, Any]]:
         """Returns the rows of ``disagreement.csv``, lowest Dice first: ``id``, ``image_sha256``, ``dice``, ``mask``.
 
         ``mask`` is a file, or empty. Only sites without masks have this table, on the machine with their images.
         """
-        return _table(self.own_images(site) / "disagreement.csv", "dice")
+        return _site_table(self.own_images(site) / "disagreement.csv", "dice")
 
     def student_and_teacher(self) -> dict[str, list[float]]:
         """Returns the Dice between student and teacher on each image, by site, of sites without masks."""
@@ -206,10 +197,28 @@ class RunData:
         return self.folder / "evaluation" / (model or self.results["selected"]) / site / split
 
 
-def _table(path: Path, *numbers: str) -> list[dict[str, Any]]:
-    """Reads the rows of a site's table, with some columns as numbers; none for a missing file."""
-    rows = from_csv(io.StringIO(path.read_text(encoding="utf-8"))) if path.is_file() else []
-    return [{**row, **{name: float(row[name]) for name in numbers}} for row in rows]
+def _site_table(path: Path, *numbers: str) -> list[dict[str, Any]]:
+    """Reads the rows of a site's table, with some columns as numbers."""
+
+    def row_of(row: dict[str, str]) -> dict[str, Any]:
+        return {**row, "id": row["id"], **{name: float(row[name]) for name in numbers}}
+
+    return _table(path, "a table of a site's images", row_of)
+
+
+def _table(path: str | Path, expected: str, row_of: Callable[[dict[str, str]], Any]) -> list[Any]:
+    """Reads the rows of a table; none for a missing file.
+
+    Raises:
+        Refused: the file is damaged.
+    """
+    if not Path(path).is_file():
+        return []
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            return [row_of(cells) for cells in from_csv(stream)]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise refused(str(path), found=str(error), expected=expected, hint="restore the file from a copy") from None
 
 
 def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -46,8 +46,10 @@ def test_new_packages_install_pass_tests_and_are_found(tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_new_package_is_complete_and_never_overwrites(kind, tmp_path):
-    folder = new_package(kind, "mine", tmp_path / "deep" / "mine")
+def test_new_package_is_complete_and_never_overwrites(kind, tmp_path, capsys):
+    folder = tmp_path / "a deep" / "mine"
+    assert main(["new", kind, "mine", "--output-dir", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith(f"{folder}\n  install:  pip install -e '{folder}'\n  test:")
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     expected = {"pyproject.toml", "README.md", "samfed_mine/__init__.py", "samfed_mine/mine.py", "tests/test_mine.py"}
     assert files == expected | ({"samfed_mine/mine.json"} if kind == "method" else set())

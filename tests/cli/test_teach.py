@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -30,13 +31,16 @@ def listed(tmp_path, monkeypatch):
     return ["--datalist", str(tmp_path / "list.json"), "--data-root", str(tmp_path / "images")]
 
 
-def test_teach_passes_unknown_options_as_overrides(listed, tmp_path):
-    words = [str(BUNDLE), *listed, "--output", str(tmp_path / "adapter.safetensors"), "--size", "64", "--epochs", "1"]
+def test_teach_passes_unknown_options_as_overrides(listed, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.chdir(tmp_path)
+    words = [str(BUNDLE), *listed, "--output=-a b.safetensors", "--size", "64", "--epochs", "1"]
     words += ["--evaluate-on", "validation", "--rank", "2", "--evaluate_limit", "1", "--held_out_fraction", "0.4"]
     run("teach", *words)
-    header = read_header(tmp_path / "adapter.safetensors")
+    assert " '--adapter=-a b.safetensors' --output-dir RUN" in caplog.messages[-1]
+    header = read_header(tmp_path / "-a b.safetensors")
     assert (header.adapt.value, header.rank, header.size) == ("lora", 2, 64)
-    assert "held_out" in read_json(tmp_path / "adapter.fit.json")["after"]
+    assert "held_out" in read_json(tmp_path / "-a b.fit.json")["after"]
 
 
 def test_teach_uses_configured_handlers_and_loss(listed, tmp_path):

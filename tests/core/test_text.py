@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.core.text import counted, near, normal, printable, uncapitalised
+from samfed_monai.core.text import as_argument, counted, near, normal, printable, uncapitalised
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,10 @@ from samfed_monai.core.text import counted, near, normal, printable, uncapitalis
 )
 def test_counted_uses_singular_and_plural(count, seeds, images):
     assert (counted(count, "seed"), counted(count, "image is", "images are")) == (seeds, images)
+
+
+def test_path_that_begins_with_dash_is_no_option():
+    assert [as_argument(path) for path in ("-x", "a/-x", "a b")] == ["./-x", "a/-x", "a b"]
 
 
 def test_uncapitalised_keeps_acronyms():

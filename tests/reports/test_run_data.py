@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from samfed_monai.core.errors import Refused, Stopped
-from samfed_monai.core.io import write_json
+from samfed_monai.core.io import write_json, write_text
 from samfed_monai.federation.run_folder import COLUMNS, round_record, site_record
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.transport import Traffic
@@ -17,7 +17,7 @@ from tests.reports.conftest import SKIPPED
 from tests.reports.runs import summary
 
 
-def test_run_scores_and_skipped_updates_are_read(run_folder):
+def test_run_scores_and_skipped_updates_are_read(run_folder, tmp_path):
     run = RunData.read(run_folder)
     assert run.sites == ["Basel", "Lübeck", "Porto", "São Paulo"]
     assert run.seed == 0
@@ -29,6 +29,11 @@ def test_run_scores_and_skipped_updates_are_read(run_folder):
     assert len(rows) == 7
     assert all(isinstance(row["dice"], float) and row["mask"] for row in rows)
     assert run.image_scores("nowhere") == []
+    run = replace(run, folder=tmp_path)
+    for damaged in ("id,dice\na,0.5\n", "id,dice,hd95\na\n", "dice,hd95\n0.5,1\n", "id,dice,hd95\na,x,1\n"):
+        write_text(run.evaluation("Lübeck") / "scores.csv", damaged)
+        with pytest.raises(Refused, match=r"scores\.csv: expected a table of a site's images, found .*; restore the"):
+            run.image_scores("Lübeck")
 
 
 def test_settings_are_read_from_command_and_results(tmp_path):

@@ -172,7 +172,7 @@ def test_answer_has_dice_interval_places_and_next_command(two):
         f"next: samfed infer samfed_skin IMAGES --model {two.folder} --output-dir MASKS",
     ]
     two.results["own_models"] = True
-    assert run_summary(two)[2].endswith(f"--model {two.folder} --site Porto --output-dir MASKS")
+    assert run_summary(two)[2].endswith(f"--model {two.folder} --site=Porto --output-dir MASKS")
 
 
 def test_answer_reports_unlabelled_and_withheld_sites(two):
