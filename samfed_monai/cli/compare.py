@@ -18,6 +18,7 @@ from typing import Any
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
 from samfed_monai.config.overrides import overrides_of, samfed_value
 from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.io import require_writable
 from samfed_monai.core.process_setup import usable_cores
 from samfed_monai.core.validators import require
 from samfed_monai.federation.comparison_runs import PER_COMPARISON, NamedRow, all_rows, read_rows
@@ -87,6 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
         overrides_of_row[name] = {key: value for key, value in overrides_of_row[name].items() if key not in options}
     output = Path(str(absolute(arguments.output_dir)))
     cache, rounds = absolute(arguments.cache_dir) or str(output / "cache"), str(arguments.rounds)
+    for folder in (output, cache):
+        require_writable(folder)
     common = {"datalist": paths["datalist"], "data-root": paths["data_root"], "rounds": rounds, "cache-dir": cache}
     runs = list[Run]()
     for seed, (position, row) in itertools.product(seeds, enumerate(rows)):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.cli.federate import overrides_from
 from samfed_monai.core.errors import Problem, refused
-from samfed_monai.core.io import PUBLIC, absent, read_json, write_json
+from samfed_monai.core.io import PUBLIC, absent, read_json, require_writable, write_json
 from samfed_monai.core.validators import COUNT, NOT_NEGATIVE, POSITIVE, installed, require
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ def run(arguments: argparse.Namespace) -> None:
         Refused: NVIDIA FLARE, an optional extra, is not installed; the message shows how to install it.
     """
     given = {name: value for name in _NUMBERS if (value := getattr(arguments, name, None)) is not None}
+    if arguments.way in ("submit", "fetch"):
+        require_writable(str(absolute(arguments.output_dir)))  # before the job, which may take days
     numbers = [_NUMBERS[name](f"--{name.replace('_', '-')}", value) for name, value in given.items()]
     require(installed("nvflare", "flare", "NVIDIA FLARE", "no nvflare", "nvflare 2.9 or later"), *numbers)
     {"export": _export, "submit": _submit, "fetch": _fetch}.get(arguments.way, _run_locally)(arguments)

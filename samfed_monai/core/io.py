@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -118,6 +120,17 @@ def require_writable(path: str | Path) -> None:
     folder = path if path.is_dir() else next(folder for folder in path.parents if folder.exists())
     with _naming(path), tempfile.TemporaryFile(dir=folder) as stream:
         stream.write(b"0")
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Removes temporary files of :func:`atomic_write`, at any depth, that have not changed for an hour.
+
+    A killed process leaves them; other processes may be writing theirs.
+    """
+    for path in Path(folder).rglob(".????????.tmp"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > 3600:
+                path.unlink()
 
 
 def append_line(path: str | Path, line: str, *, mode: int = PRIVATE) -> None:
@@ -236,8 +249,6 @@ _DECIMAL_COMMA = re.compile(r"\d,$")
 def locked(path: str | Path, *, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Holds the operating system's lock on ``<path>.lock`` inside the block; it is released when the process exits.
 
-    On platforms without such locks (Windows) the block runs without one.
-
     Args:
         path: the file or folder to lock; its parent folder is created.
         waiting: called before waiting for another process that holds the lock.
@@ -245,11 +256,6 @@ def locked(path: str | Path, *, waiting: Callable[[], None] = lambda: None) -> I
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f"{path.name}.lock"), "w") as lock:
-        try:
-            import fcntl
-        except ImportError:
-            yield
-            return
         try:
             fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -7,7 +7,9 @@ import gc
 import io
 import os
 import re
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +26,25 @@ def set_up_process() -> None:
     Only for processes that this package starts: for users of the library nothing changes.
     """
     print_safely()
+    end_with_parent()
     keep_freed_memory()
     os.environ.update(limit_of_spins())
     gc.set_threshold(50_000)  # MONAI makes half a million objects that live as long as the process
+
+
+ENDS_WITH_PARENT = "SAMFED_ENDS_WITH_PARENT"
+"""Environment variable of a process that sends itself SIGTERM when its standard input, a pipe, is closed."""
+
+
+def end_with_parent() -> None:
+    """With :data:`ENDS_WITH_PARENT`, ends the process as soon as its parent has ended, even if that was killed."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if os.environ.pop(ENDS_WITH_PARENT, ""):
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def print_safely() -> None:

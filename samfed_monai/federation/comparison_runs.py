@@ -20,53 +20,15 @@ from samfed_monai.config.overrides import normal_ids, overrides_of
 from samfed_monai.config.parse import BundleConfig, is_note, workflow_files
 from samfed_monai.core.errors import AGAIN, ExitCode, Problems, Refused, SamFedError, Stopped
 from samfed_monai.core.io import PRIVATE, PUBLIC, canonical_hash, read_json, sha256_file, write_json
+from samfed_monai.core.process_setup import ENDS_WITH_PARENT
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import require, schema_problems
 from samfed_monai.federation.signals import Terminated, Termination
 
-ROLES = ("dp_only", "oracle")
-_SHARED_IDS = ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "rounds", "seed", "variant")
-PER_COMPARISON = (*_SHARED_IDS, *(f"job#{name}" for name in _SHARED_IDS))
-"""Ids that the comparison sets for its runs itself; neither a row nor its command line may set them."""
-RESERVED = ("cache", "figures", "teacher")
-"""Names of folders that a comparison writes, and of the row that it creates itself."""
-
-_TEXT = {"type": "string"}
-_IDS = {
-    "type": "object",
-    "propertyNames": {
-        "not": {"enum": PER_COMPARISON},
-        "description": "ids that rows may change; a variant is the row's `variant`, others are on the command line",
-    },
-}
-SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "required": ["rows"],
-    "properties": {
-        **{"title": _TEXT, "setting": _TEXT, "overrides": _IDS},
-        "rows": {
-            "description": 'rows by name, for instance {"average": {"variant": "samfed", "overrides": {}}}',
-            "type": "object",
-            "minProperties": 1,
-            "propertyNames": {
-                "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.+-]*\Z",
-                "not": {"enum": RESERVED},
-                "description": f"a name of letters, digits and `_.+-`, none of {', '.join(RESERVED)} (a folder's name)",
-            },
-            "additionalProperties": {
-                "type": "object",
-                "required": ["variant"],
-                "properties": {
-                    "variant": {**_TEXT, "description": "name of a variant, for instance samfed"},
-                    **{"title": _TEXT, "note": _TEXT, "setting": _TEXT, "as": {"enum": ROLES}, "overrides": _IDS},
-                },
-                "additionalProperties": False,
-            },
-        },
-    },
-    "additionalProperties": False,
-}
+SCHEMA: Mapping[str, Any] = read_json(Path(__file__).with_name("rows.schema.json"))
 """JSON schema of a file of rows, without its notes."""
+PER_COMPARISON: tuple[str, ...] = tuple(SCHEMA["$defs"]["overrides"]["propertyNames"]["not"]["enum"])
+"""Ids that the comparison sets for its runs itself; neither a row nor its command line may set them."""
 
 
 @dataclass(frozen=True)
@@ -350,7 +312,9 @@ def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
     limits = {"OMP_NUM_THREADS": omp or mkl or str(threads), "MKL_NUM_THREADS": mkl or omp or str(threads)}
     private = partial(os.open, mode=PRIVATE)  # it may name images, as run.log does
     with open(run.folder / "log.txt", "ab", opener=private) as log:
-        return subprocess.Popen(run.command(), stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **limits})
+        environment = {**os.environ, **limits, ENDS_WITH_PARENT: "1"}
+        streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(run.command(), env=environment, **streams)
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -20,7 +20,7 @@ from nvflare.job_config.api import FedJob
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
 from samfed_monai.core.errors import Problem, refused
-from samfed_monai.core.io import PUBLIC, read_json, write_json
+from samfed_monai.core.io import PUBLIC, read_json, require_writable, write_json
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.federation.job import job_of
@@ -93,6 +93,8 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     require(check_bundle(root, "federate", overrides=dict(overrides), ready=here, reads=_HERE if here else _READ))
     job, parser = job_of(root, overrides)
     _require_no_paths(job.paths, here=here)
+    for folder in (job.paths.output_dir, job.paths.cache) if here else ():
+        require_writable(folder)
     datalist = DataList.load(job.paths.datalist) if overrides.get("datalist") else None
     if datalist is None and not job.plan.sites:
         hint = "give --datalist, or name every site in federate.json -> sites"

@@ -56,18 +56,7 @@ VARIABLE, MARK = "SAMFED_SITE", "SAMFED_FLARE_MARK"
 _PATHS = ("datalist", "data_root", "cache_dir", "output_dir", "runs_dir", "weights", "bundle_root", "adapter")
 _MODELS = {"start_from", "masks_from"}  # paths, or names of bundles
 _SERVER_KEYS, _SITE_KEYS = {"adapter", *_MODELS}, {"least_images", "epsilon", "statistics"}
-_POSITIVE = {"type": ["number", "null"], "exclusiveMinimum": 0, "description": "a number above 0"}
-_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        **{name: {"type": ["string", "null"]} for name in (*_PATHS, "device", *_MODELS)},
-        **dict.fromkeys(("memory_limit_gib", "epsilon"), _POSITIVE),
-        **{key: {"type": ["integer", "null"], "minimum": 1} for key in ("threads", "least_images")},
-        # kinds of StatisticKind, without importing torch
-        "statistics": {"type": ["array", "null"], "items": {"enum": ["spectrum", "features", "prototypes", "graph"]}},
-    },
-}
+_SCHEMA: dict[str, Any] = read_json(Path(__file__).with_name("site_file.schema.json"))
 
 
 @dataclass(frozen=True)

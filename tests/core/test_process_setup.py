@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -16,6 +17,7 @@ from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.process_setup import (
     DEVICE,
+    ENDS_WITH_PARENT,
     best_device,
     device_name,
     keep_freed_memory,
@@ -52,6 +54,14 @@ def test_brief_spins_are_set_before_torch_import(started, arguments):
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "check": False}
     done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, **options)
     assert done.stderr.splitlines()[-1] == "1000 False"
+
+
+def test_process_ends_with_its_parent():
+    code = "from samfed_monai.core.process_setup import end_with_parent as end; import time; end(); time.sleep(60)"
+    environment = {**os.environ, ENDS_WITH_PARENT: "1"}
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment) as child:
+        pass  # closes the pipe, as the end of this process would
+    assert child.returncode == -signal.SIGTERM
 
 
 # minor page faults of asking for 64 MiB, writing to all of it and freeing it, for the third time
