@@ -48,9 +48,8 @@ def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
         "cache_dir": absolute(arguments.cache_dir),
         "start_from": bundle_or_path(getattr(arguments, "start_from", None)),
         "masks_from": bundle_or_path(getattr(arguments, "masks_from", None)),
+        "job#verify": getattr(arguments, "verify", False) or None,
     }
-    if getattr(arguments, "verify", False):
-        given["job#verify"] = True
     return {key: value for key, value in given.items() if value is not None} | overrides_of(arguments.extra)
 
 

@@ -247,7 +247,8 @@ def check_bundle(
     problems.extend(_problems(config, root, ready=ready, imports=ready))
     with problems.collected():
         if metadata.exists():
-            read_json(metadata, byte_order_mark=False)
+            content = read_json(metadata, byte_order_mark=False)
+            problems.extend(schema_problems(content, {"type": "object"}, metadata.name))
     if config.problems:
         return list(dict.fromkeys(problems))
     groups = group_configs(config, root) if config.federates else []

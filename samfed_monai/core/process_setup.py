@@ -40,7 +40,8 @@ def end_with_parent() -> None:
     """With :data:`ENDS_WITH_PARENT`, ends the process as soon as its parent has ended, even if that was killed."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1024):  # not sys.stdin, whose lock Python needs when it exits
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     if os.environ.pop(ENDS_WITH_PARENT, ""):

@@ -312,9 +312,8 @@ def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
     limits = {"OMP_NUM_THREADS": omp or mkl or str(threads), "MKL_NUM_THREADS": mkl or omp or str(threads)}
     private = partial(os.open, mode=PRIVATE)  # it may name images, as run.log does
     with open(run.folder / "log.txt", "ab", opener=private) as log:
-        environment = {**os.environ, **limits, ENDS_WITH_PARENT: "1"}
         streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(run.command(), env=environment, **streams)
+        return subprocess.Popen(run.command(), env={**os.environ, **limits, ENDS_WITH_PARENT: "1"}, **streams)
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -7,18 +7,21 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import canonical_hash, from_csv, read_json
 from samfed_monai.core.run_log import round_folders, run_record
+from samfed_monai.core.validators import require, schema_problems
 from samfed_monai.metrics import pool, worst
 from samfed_monai.results import BYTES, build_results, read_round, round_traffic, validate_results
 
 TERM = "term_"
 """Prefix of the columns with a round's means: loss terms, ``reliability`` and ``agreement``."""
+_ABOUT = read_json(Path(__file__).with_name("compare.schema.json"))
+"""JSON Schema of ``compare.json``."""
 ROUND_ACTIVITIES = ("training", "server", "controller", "evaluation")
 """Activities whose seconds a stored round records."""
 
@@ -110,9 +113,8 @@ class RunData:
             raise Refused(problems)
         run, rounds = run_record(folder), read_federation(folder / "federation.csv")
         about = read_json(folder / "compare.json") if (folder / "compare.json").is_file() else {}
-        if not isinstance(about, dict):
-            hint = "restore the file from a copy, or remove it"
-            raise refused(folder / "compare.json", found=type(about).__name__, expected="an object", hint=hint)
+        damaged = schema_problems(about, _ABOUT, str(folder / "compare.json"))
+        require(replace(each, hint="restore the file from a copy, or remove it") for each in damaged)
         planned = run.get("config", {}).get("rounds", results["rounds"]) if running else None
         return cls(folder, results, run, rounds, about, planned)
 

@@ -85,7 +85,7 @@ class TeacherEvaluation:
         sets: Mapping[str, Records],
         *,
         views: int = 1,
-        done: Callable[[], object] | None = None,
+        done: Callable[[], object] = lambda: None,
         keep: bool = False,
     ) -> dict[str, list[float]]:
         """Returns the Dice of each image of each named set.
@@ -102,8 +102,7 @@ class TeacherEvaluation:
             for record in records:
                 pair = self._pair(record) if keep else read_pair(record)
                 scores.append(dice_score(self._probabilities(record["image_sha256"], pair, views), pair.mask))
-                if done is not None:
-                    done()
+                done()
             dice[name] = scores
         return dice
 

@@ -261,6 +261,7 @@ def test_failing_imports_are_reported_only_if_ready(tmp_path, monkeypatch):
     ("file", "text", "place", "hint"),
     [
         ("metadata.json", '{\n    "version": one\n}', "metadata.json, line 2, column 16: ", ""),
+        ("metadata.json", "[]", "metadata.json: expected an object, found [] (list)", ""),
         ("train.json", '{\n "rate": 1,\n}', "train.json, line ", "look for a trailing comma"),
     ],
 )

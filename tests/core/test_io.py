@@ -61,9 +61,8 @@ def test_require_writable_creates_nothing(tmp_path: Path):
 
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path):
-    code = "import os, sys; from samfed_monai.core.io import atomic_write\n"
-    code += "with atomic_write(sys.argv[1]) as stream: os._exit(9)"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "deep" / "a")], check=False)
+    code = "import os; from samfed_monai.core.io import atomic_write\nwith atomic_write('deep/a'): os._exit(9)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
     (leftover,) = (tmp_path / "deep").iterdir()
     files.remove_leftovers(tmp_path)
     assert leftover.exists(), "another process may be writing it"

@@ -17,7 +17,6 @@ from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.process_setup import (
     DEVICE,
-    ENDS_WITH_PARENT,
     best_device,
     device_name,
     keep_freed_memory,
@@ -57,11 +56,13 @@ def test_brief_spins_are_set_before_torch_import(started, arguments):
 
 
 def test_process_ends_with_its_parent():
-    code = "from samfed_monai.core.process_setup import end_with_parent as end; import time; end(); time.sleep(60)"
-    environment = {**os.environ, ENDS_WITH_PARENT: "1"}
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment) as child:
-        pass  # closes the pipe, as the end of this process would
-    assert child.returncode == -signal.SIGTERM
+    code = "from samfed_monai.core.process_setup import end_with_parent as end; import time; end(); time.sleep({})"
+    options: dict[str, Any] = {"stdin": subprocess.PIPE, "env": {**os.environ, "SAMFED_ENDS_WITH_PARENT": "1"}}
+    for seconds, returned in ((0.3, 0), (60, -signal.SIGTERM)):
+        with subprocess.Popen([sys.executable, "-c", code.format(seconds)], **options) as child:
+            while seconds < 1 and child.poll() is None:  # the end of the block closes the pipe
+                pass
+        assert child.returncode == returned
 
 
 # minor page faults of asking for 64 MiB, writing to all of it and freeing it, for the third time

@@ -68,9 +68,10 @@ def test_unfinished_run_is_read_from_stored_rounds(tmp_path):
     moved, means = {"up_bytes": 20, "down_bytes": 41}, {"up_bytes_per_round": 10.0, "down_bytes_per_round": 20.5}
     assert run.results["traffic"] == moved | means
     assert (run.results["seconds"]["training"], run.results["seconds"]["total"]) == (8.0, 8.0)
-    write_json(tmp_path / "compare.json", [])
-    with pytest.raises(Refused, match=r"compare\.json: expected an object, found list; restore the file from a copy"):
-        RunData.read(tmp_path, unfinished=True)
+    for about, message in (([], ": expected an object"), ({"place": "x"}, " -> place: expected a whole number")):
+        write_json(tmp_path / "compare.json", about)
+        with pytest.raises(Refused, match=rf"compare\.json{message}, found .*; restore the file from a copy"):
+            RunData.read(tmp_path, unfinished=True)
     (tmp_path / "compare.json").unlink()
     (tmp_path / "run.json").unlink()
     assert RunData.read(tmp_path, unfinished=True).planned == 2, "the stored rounds, if run.json is lost"
