@@ -312,7 +312,7 @@ def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
     limits = {"OMP_NUM_THREADS": omp or mkl or str(threads), "MKL_NUM_THREADS": mkl or omp or str(threads)}
     private = partial(os.open, mode=PRIVATE)  # it may name images, as run.log does
     with open(run.folder / "log.txt", "ab", opener=private) as log:
-        streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
+        streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT}
         return subprocess.Popen(run.command(), env={**os.environ, **limits, ENDS_WITH_PARENT: "1"}, **streams)
 
 
