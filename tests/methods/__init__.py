@@ -12,13 +12,13 @@ from samfed_monai.config import known_variants
 
 
 def present(*names: str) -> list[str]:
-    """Those of ``names`` that are installed, in the order given: what a test of several methods runs."""
+    """Those of ``names`` that are installed, in the given order, for a test of several methods."""
     known = known_variants()
     return [name for name in names if name in known]
 
 
 def pick(rows: Iterable[tuple]) -> list[tuple]:
-    """Rows of a parametrization whose first entry is the name of an installed variant."""
+    """Rows of a parametrization that begin with the name of an installed variant."""
     return [row for row in rows if present(row[0])]
 
 
@@ -29,6 +29,6 @@ def needs(*names: str) -> pytest.MarkDecorator:
 
 
 def engine_of(network: Any = None, **state: Any) -> Any:
-    """What a term sees of a trainer in its first step: the network, an inferer that calls it, and the state."""
+    """The parts of a trainer that a term uses in its first step: network, inferer and state."""
     state = {"iteration": 1, "round": 0, "rounds": 1, **state}
     return SimpleNamespace(network=network, inferer=lambda image, called: called(image), state=SimpleNamespace(**state))

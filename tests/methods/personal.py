@@ -9,9 +9,12 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 
+#: Weights of a site and of the server, and what a site's images ask for, of methods that mix the two.
+SITE, SERVER, WANTED = [1.0, 1.0, 1.0, 1.0, 2.0, 2.0], [0.0, 1.0, 2.0, 3.0, 4.0, -2.0], [0.0, 0.0, 0.0, 0.0, 2.0, -2.0]
+
 
 class Six(nn.Module):
-    """``a`` of four numbers, then ``b`` of two; the forward pass gives all six, whatever goes in."""
+    """``a`` of four numbers, then ``b`` of two; the forward pass returns all six for any input."""
 
     def __init__(self, numbers: Sequence[float]) -> None:
         super().__init__()
@@ -33,7 +36,7 @@ def numbers_of(weights: Mapping[str, Tensor]) -> list[float]:
 
 
 def six_trainer(network: nn.Module, optimizer: Any, handlers: Sequence[Any], target: Sequence[float], steps: int = 1):
-    """A trainer whose loss is the distance of the six numbers from ``target``."""
+    """A trainer; its loss is the distance of the six numbers from ``target``."""
     items = [{"image": torch.zeros(1), "label": torch.tensor(target)}] * steps
     return SupervisedTrainer(
         device=torch.device("cpu"),
@@ -41,7 +44,7 @@ def six_trainer(network: nn.Module, optimizer: Any, handlers: Sequence[Any], tar
         train_data_loader=torch.utils.data.DataLoader(items, batch_size=1),  # type: ignore[arg-type]
         network=network,
         optimizer=optimizer,
-        # of one item, whose gradient is the difference
+        # of one item; its gradient is the difference
         loss_function=lambda prediction, target: 0.5 * (prediction - target).square().sum(dim=1).mean(),
         train_handlers=list(handlers),
         decollate=False,

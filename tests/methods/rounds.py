@@ -12,17 +12,25 @@ from samfed_monai.protocol import Kind, Message, Server, Strategy
 
 
 def a_round(strategy: Strategy, answers: Mapping[str, Message], round: int = 0) -> dict[str, Message]:
-    """What sites are sent in a round that ends with these answers."""
+    """The messages to the sites in a round that ends with these replies."""
     messages = strategy.configure(round)
     strategy.aggregate(round, answers)
     return messages
+
+
+def update(
+    site: str, *, round: int = 0, rounds: int = 9, images: int = 1, metrics: Any = None, **tensors: Any
+) -> Message:
+    """The weights that a site sends, with numbers for its tensors."""
+    made = {name: torch.as_tensor(numbers) for name, numbers in tensors.items()}
+    return Message(Kind.WEIGHTS, site, round, rounds, n=images, tensors=made, metrics=metrics or {})
 
 
 VALUES = st.floats(-100, 100, width=32)
 
 
 def rows(least: int, most: int = 9) -> Any:
-    """Weights of so many sites, three numbers each."""
+    """Weights of ``least`` to ``most`` sites, three numbers each."""
     return st.lists(st.lists(VALUES, min_size=3, max_size=3), min_size=least, max_size=most)
 
 
@@ -32,13 +40,13 @@ def weights_of(row: Any) -> dict[str, torch.Tensor]:
     return {"w": torch.tensor(row, dtype=torch.float32)}
 
 
-def attached(strategy: Strategy, sites: int, start: Any = (0.0, 0.0, 0.0), **options: Any) -> Strategy:
+def attach(strategy: Strategy, sites: int, start: Any = (0.0, 0.0, 0.0), **options: Any) -> Strategy:
     names = [f"s{index:02d}" for index in range(sites)]
     return strategy.attach(Server(names, 9, weights=weights_of(start), **options))
 
 
-def answered(strategy: Strategy, answers: Sequence[Any], round: int = 0, counts: Sequence[int] = ()) -> dict:
-    """The global weights after a round in which the first sites answer with ``answers``."""
+def weights_after(strategy: Strategy, answers: Sequence[Any], round: int = 0, counts: Sequence[int] = ()) -> dict:
+    """The global weights after a round in which the first sites send ``answers``."""
     updates = {
         f"s{index:02d}": Message(Kind.WEIGHTS, f"s{index:02d}", round, 9, n=n, tensors=weights_of(row))
         for index, (row, n) in enumerate(zip(answers, counts or [1] * len(answers), strict=True))
@@ -47,6 +55,6 @@ def answered(strategy: Strategy, answers: Sequence[Any], round: int = 0, counts:
     return strategy.global_weights
 
 
-def combined(strategy: Strategy, answers: Sequence[Any], **options: Any) -> list[float]:
+def combine(strategy: Strategy, answers: Sequence[Any], **options: Any) -> list[float]:
     """Their combination from weights of zero."""
-    return answered(attached(strategy, len(answers)), answers, **options)["w"].tolist()
+    return weights_after(attach(strategy, len(answers)), answers, **options)["w"].tolist()

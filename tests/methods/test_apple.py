@@ -1,4 +1,4 @@
-"""APPLE: its formulas by hand, a site on a network of six numbers, and what the server sends to whom."""
+"""APPLE: its formulas by hand, a site with a network of six numbers, and the messages of the server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from samfed_monai.methods.apple import Apple, AppleAlgorithm, annealed, shares_g
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, MessageRefused, UpdateGuard
 from samfed_monai.protocol.strategy import Server
+from tests.handlers.toy import next_round
 from tests.methods.personal import Six, numbers_of, six, six_trainer
 from tests.methods.rounds import a_round
 
@@ -31,7 +32,7 @@ def test_annealing_factor_decays_to_zero():
     assert annealed(0, 5, 0.1) == 0.0, "a tenth of five rounds is none"
 
 
-def made(steps=1, momentum=0.0, **options):
+def build(steps=1, momentum=0.0, **options):
     network = Six(OWN)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=momentum)
     options = {"fraction": 1.0, "momentum": momentum, **options}
@@ -44,9 +45,8 @@ def sent(prior=(0.75, 0.25)):
     return {"prior": torch.tensor(prior), "place": torch.tensor(0), **cores}
 
 
-def trained(algorithm, trainer):
-    trainer.state.max_epochs = trainer.state.epoch + 1
-    trainer.run()
+def train(algorithm, trainer):
+    next_round(trainer, 0, 1)
     return numbers_of(algorithm.share()[1])
 
 
@@ -68,25 +68,25 @@ def as_published(rounds, *, steps, mu, rate, momentum):
 
 
 def test_local_training_matches_published_algorithm():
-    algorithm, trainer = made(steps=4, momentum=0.9, mu=0.7, rate=0.004)
+    algorithm, trainer = build(steps=4, momentum=0.9, mu=0.7, rate=0.004)
     for round in (1, 2):
         algorithm.receive(round, 3, Kind.WEIGHTS, sent())
         algorithm.optimizer.state.clear()
-        answer = trained(algorithm, trainer)
+        answer = train(algorithm, trainer)
     core, shares = as_published(3, steps=4, mu=0.7, rate=0.004, momentum=0.9)
     torch.testing.assert_close(torch.tensor(answer), core, atol=1e-6, rtol=0)
     torch.testing.assert_close(algorithm.state_dict()["shares"], shares, atol=1e-6, rtol=0)
     assert (shares - torch.tensor([0.75, 0.25])).abs().max() > 0.01
     mixture = shares[0] * core + shares[1] * torch.tensor(OTHER)
     assert numbers_of(algorithm.network.state_dict()) == pytest.approx(mixture.tolist()), "what is evaluated"
-    algorithm, trainer = made()  # under AdamW the own share 0.75, a factor of the whole gradient, has no effect
+    algorithm, trainer = build()  # under AdamW the own share 0.75, a factor of the whole gradient, has no effect
     trainer.optimizer = torch.optim.AdamW(algorithm.network.parameters(), lr=0.1, weight_decay=0.0)
     algorithm.receive(1, 3, Kind.WEIGHTS, sent())  # signs of w - target, which is -0.25, -0.5, 1, -0.5, 2, 1
-    assert trained(algorithm, trainer) == pytest.approx([1.1, 0.1, 1.9, -0.9, 3.9, -0.1])
+    assert train(algorithm, trainer) == pytest.approx([1.1, 0.1, 1.9, -0.9, 3.9, -0.1])
 
 
 def test_prior_change_is_added_to_shares():
-    algorithm, _ = made(rate=0.0)
+    algorithm, _ = build(rate=0.0)
     state = {"core": torch.tensor(OWN), "shares": torch.tensor([0.5, 0.5]), "prior": torch.tensor([0.75, 0.25])}
     algorithm.load_state_dict(state)
     algorithm.receive(1, 3, Kind.WEIGHTS, sent((0.5, 0.5)))
@@ -94,9 +94,9 @@ def test_prior_change_is_added_to_shares():
 
 
 def test_first_round_trains_received_model():
-    algorithm, trainer = made()
+    algorithm, trainer = build()
     assert algorithm.receive(0, 3, Kind.WEIGHTS, six(OTHER)) == {}
-    answer = trained(algorithm, trainer)
+    answer = train(algorithm, trainer)
     assert answer == pytest.approx([o - 0.1 * (o - t) for o, t in zip(OTHER, TARGET, strict=True)])
     assert answer == numbers_of(algorithm.network.state_dict()) == algorithm.state_dict()["core"].tolist()
 
@@ -113,14 +113,14 @@ def test_first_round_trains_received_model():
     ],
 )
 def test_invalid_messages_are_refused(change, reason):
-    algorithm, _ = made()
+    algorithm, _ = build()
     with pytest.raises(MessageRefused, match=reason):
         algorithm.receive(1, 3, Kind.WEIGHTS, {**sent(), **change})
     assert numbers_of(algorithm.network.state_dict()) == OWN
 
 
 def test_state_of_other_network_is_refused():
-    algorithm, _ = made()
+    algorithm, _ = build()
     algorithm.load_state_dict({"core": torch.zeros(5), "shares": torch.zeros(2), "prior": torch.zeros(2)})
     with pytest.raises(MessageRefused, match="the core model of another network; start the run again"):
         algorithm.receive(1, 3, Kind.WEIGHTS, sent())

@@ -1,4 +1,4 @@
-"""Clusters of sites: the graph of four pixels by hand, cuts that leave no site alone, a FedAvg for each cluster."""
+"""Clusters of sites: graphs of four pixels by hand, cuts with a minimum size, and a FedAvg for each cluster."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.config.variants import resolved_method
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods.clustered_sites import ClusteredFedAvg, ColourGraph, colour_graph, grouped
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.privacy import Privacy, notes_on_statistics, privacy_account, require_possible
-from samfed_monai.protocol import Kind, Message, Server, StatisticKind
+from samfed_monai.protocol import Kind, Message, Server
 from samfed_monai.protocol.statistics import with_statistics
 from tests.methods.rounds import a_round
 
@@ -65,7 +63,6 @@ def test_grouping_cuts_longest_edges_with_minimum_size() -> None:
     assert grouped(pairs, 3, 2) == {"a": 0, "b": 0, "c": 1, "d": 1, "e": 2, "f": 2}
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=9), st.integers(1, 4), st.integers(1, 3))
 def test_clusters_respect_minimum_size_and_maximum_count(positions: list[float], groups: int, least: int) -> None:
     found = grouped({f"s{n}": torch.tensor([position, 0.0]) for n, position in enumerate(positions)}, groups, least)
@@ -89,7 +86,7 @@ POSITIONS = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0}
 VALUES = {"a": 1.0, "b": 3.0, "c": 10.0, "d": 20.0}
 
 
-def begun(positions: dict[str, float], away: tuple[str, ...] = (), **options: Any) -> ClusteredFedAvg:
+def begin(positions: dict[str, float], away: tuple[str, ...] = (), **options: Any) -> ClusteredFedAvg:
     """A strategy after a round in which all but those ``away`` sent a descriptor."""
     strategy = ClusteredFedAvg(levels=2, **options)
     strategy.attach(server((*positions, *away)))
@@ -98,7 +95,7 @@ def begun(positions: dict[str, float], away: tuple[str, ...] = (), **options: An
 
 
 def test_first_round_is_fedavg_then_clusters_are_averaged() -> None:
-    strategy = begun(POSITIONS)
+    strategy = begin(POSITIONS)
     assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1}
     sent = strategy.configure(1)
     assert {message.tensors["w"][0].item() for message in sent.values()} == {8.5}
@@ -117,13 +114,13 @@ def test_first_round_is_fedavg_then_clusters_are_averaged() -> None:
 
 def test_late_site_joins_cluster_with_least_mean_distance() -> None:
     positions = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0, "f": 1.1}  # 0.6 is 0.55 from two and 0.4 from three of them
-    strategy = begun(positions, away=("e",))
+    strategy = begin(positions, away=("e",))
     a_round(strategy, {"e": answer("e", 5.0, position=0.6, round=1)}, 1)
     assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1, "f": 1, "e": 1}
 
 
 def test_rounds_equal_fedavg_until_enough_descriptors() -> None:
-    strategy = begun({site: POSITIONS[site] for site in "abd"}, away=("c",))
+    strategy = begin({site: POSITIONS[site] for site in "abd"}, away=("c",))
     assert strategy.places == {}
     sent = strategy.configure(1)
     assert {message.tensors["w"][0].item() for message in sent.values()} == {8.0}, "of 1, 3 and 20"
@@ -133,7 +130,6 @@ def test_rounds_equal_fedavg_until_enough_descriptors() -> None:
     assert strategy.evaluation("a")["w"][0].item() == 8.5  # type: ignore[index]
 
 
-@settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.floats(0, 1, width=32), min_size=4, max_size=8),
     st.lists(st.integers(0, 3), min_size=8, max_size=8),
@@ -167,24 +163,10 @@ def test_too_few_sites_for_clusters_are_refused_or_logged(caplog: pytest.LogCapt
         ClusteredFedAvg().require_sites(["a", "b", "c"])
     ClusteredFedAvg(least=1).require_sites(["a", "b", "c"])
     caplog.set_level(logging.INFO)
-    begun({**POSITIONS, "c": 0.2, "d": 9.0}, least=1)
+    begin({**POSITIONS, "c": 0.2, "d": 9.0}, least=1)
     assert "cluster 2 has only d, which keeps its own model" in caplog.text
     assert "instead of" not in caplog.text, "there are as many clusters as that"
     caplog.clear()
-    begun(dict(zip("abcdef", (0.0, 0.1, 0.2, 0.8, 0.9, 1.0), strict=True)), clusters=3)  # one cut leaves threes
+    begin(dict(zip("abcdef", (0.0, 0.1, 0.2, 0.8, 0.9, 1.0), strict=True)), clusters=3)  # one cut leaves threes
     error = "2 clusters instead of 3: no other cut of the sites' tree leaves each cluster at least 2 sites"
     assert error in caplog.text
-
-
-def test_graph_statistic_follows_privacy_policy() -> None:
-    method, strategy = resolved_method(None, "clustered_sites"), ClusteredFedAvg()
-    require_possible(Privacy(), strategy, method)
-    assert "every site sends a graph descriptor of its images" in notes_on_statistics(Privacy(), strategy, "x")[0]
-    with pytest.raises(Refused, match="statistics#graph: expected a method that sends none"):
-        require_possible(Privacy.from_json({"statistics": {"graph": None}}), strategy, method)
-    require_possible(Privacy.from_json({"statistics": {"graph": None}}), ClusteredFedAvg(clusters=1), method)
-    pytest.importorskip("opacus", reason="the accountant is an extra")
-    noisy = Privacy.from_json({"statistics": {"graph": {"clip": 1.0, "noise_multiplier": 2.0}}})
-    records = [{"sites": {"a": {"releases": 1}, "b": {"releases": 1}}}]
-    account = privacy_account(noisy, records, {}, statistic=StatisticKind.GRAPH)["statistics"]
-    assert account["epsilon"]["a"] == account["epsilon"]["b"] == pytest.approx(2.2, abs=0.05)

@@ -1,4 +1,4 @@
-"""CPSS: styles of patches swapped exactly, the term, and adaptation at a new site."""
+"""CPSS: swapped styles of patches, the loss term, and adaptation at a new site."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -36,7 +36,6 @@ def as_published(features: torch.Tensor, order: torch.Tensor, side: int) -> torc
     return swapped.view(grid.shape).permute(0, 3, 1, 4, 2, 5).reshape(features.shape)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([1, 2, 4]))
 def test_swapped_styles_match_published_code(seed, side):
     features = maps(seed, height=8)
@@ -59,14 +58,11 @@ def test_rounding_in_constant_patch_is_not_amplified(value, dtype):
     torch.testing.assert_close(swapped[1], flat[0])
 
 
-def test_rounding_is_judged_relative_to_patch_mean():
+def test_low_variance_is_judged_relative_to_patch_mean():
     large = torch.tensor(1000.0)
     rounded = torch.stack([large, large.nextafter(2 * large)]).repeat(2).view(1, 1, 2, 2)
     given_ = torch.tensor([[[[0.0, 2.0], [0.0, 2.0]]]])
     assert swap_styles(torch.cat([rounded, given_]), torch.tensor([1, 0]), 1)[0].unique().tolist() == [1.0]
-
-
-def test_low_variance_patch_is_swapped_in_half_precision():
     faint = torch.tensor([[[[0.0, 2e-5], [2e-5, 0.0]]]], dtype=torch.float16)
     strong = torch.tensor([[[[-3.0, 3.0], [3.0, -3.0]]]], dtype=torch.float16)
     swapped = swap_styles(torch.cat([faint, strong]), torch.tensor([1, 0]), 1)
@@ -118,7 +114,7 @@ def test_adaptation_trains_on_own_images_without_public_set(build, small_list, t
 
 
 def test_loss_and_gradient_are_zero_without_labels():
-    logits = torch.tensor([[[[3.0, -3.0]]]], requires_grad=True)  # whose sum is 0, too
+    logits = torch.tensor([[[[3.0, -3.0]]]], requires_grad=True)  # their sum is 0, too
     value = NoLabels()(logits, None)
     value.backward()
     assert value.item() == 0.0

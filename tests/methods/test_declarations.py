@@ -1,4 +1,4 @@
-"""What a method declares is what its strategy and its data do, and what its file says is what its name says.
+"""Declarations of methods match their strategies, data and files.
 
 Numbers are those of papers and of their authors' code, and ours where those have none. Each is what a run has that sets
 nothing itself: from the method's file, else the default of the class named there.
@@ -96,7 +96,7 @@ def test_baseline_enables_only_declared_terms_and_guides(variant: str) -> None:
 #: published, and where a docstring says that a number is the authors'.
 PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
     "apple": {"client_algorithm": {"mu": 0.1, "rate": 0.001, "momentum": 0.9, "fraction": 0.1}},  # the authors' code
-    "elcfs": {  # Liu et al., section 3.3, and the authors' code, whose demonstration has half 1
+    "elcfs": {  # Liu et al., section 3.3, and the authors' code; its demonstration has half 1
         "terms#episode": {"inner": 0.001, "temperature": 0.05},
         "strategy": {"half": 1},
         "statistics": {"half": 1},
@@ -232,7 +232,7 @@ def test_class_defaults_match_method_file(variant):
 
 
 def components(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Components of a method's file with their ids, those whose arguments have ids of their own as well."""
+    """Components of a method's file with their ids, and their arguments that have ids of their own."""
     yield from ((join_id(parts), at) for parts, at in walk(content) if isinstance(at, dict) and "_target_" in at)
     for name in content:
         if name.endswith("#_target_"):

@@ -1,4 +1,4 @@
-"""Ditto's site: its own network is drawn to the global one, which is trained for all; lambda 0 trains alone."""
+"""Ditto at a site: the personal network, the global network, and their optimizer states."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from samfed_monai.methods.ditto import AnchoredTerm, DittoAlgorithm
 from samfed_monai.protocol import Kind, MessageRefused
-from tests.handlers.toy import toy_network
+from tests.handlers.toy import next_round, toy_network
 from tests.methods import engine_of
 from tests.methods.personal import Six, numbers_of, six, six_trainer
 
@@ -16,7 +16,7 @@ OWN = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
 TARGET = [4.0, 4.0, 4.0, 4.0, 4.0, 4.0]
 
 
-def made(mu: float, *, rate: float = 0.1, steps: int = 1, optimizer=torch.optim.SGD):
+def build(mu: float, *, rate: float = 0.1, steps: int = 1, optimizer=torch.optim.SGD):
     network = Six(OWN)
     chosen = optimizer(network.parameters(), lr=rate)
     term = AnchoredTerm(mu=mu, name="ditto")
@@ -26,14 +26,13 @@ def made(mu: float, *, rate: float = 0.1, steps: int = 1, optimizer=torch.optim.
 
 def one_round(algorithm, trainer, weights=GLOBAL, round: int = 0):
     algorithm.receive(round, 3, Kind.WEIGHTS, six(weights))
-    trainer.state.max_epochs = trainer.state.epoch + 1
-    trainer.run()
+    next_round(trainer, 0, 1)
     return numbers_of(algorithm.share()[1])
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.5])
 def test_rounds_match_published_algorithm(mu):
-    algorithm, trainer = made(mu, steps=3)
+    algorithm, trainer = build(mu, steps=3)
     own, target, received = torch.tensor(OWN), torch.tensor(TARGET), torch.tensor(GLOBAL)
     for round in range(2):
         answer, common = one_round(algorithm, trainer, received.tolist(), round), received.clone()
@@ -46,7 +45,7 @@ def test_rounds_match_published_algorithm(mu):
 
 
 def test_optimizer_states_are_separate_and_restored():
-    algorithm, trainer = made(0.5, optimizer=torch.optim.Adam)
+    algorithm, trainer = build(0.5, optimizer=torch.optim.Adam)
     one_round(algorithm, trainer)
     average = algorithm.optimizer.state[algorithm.network.a]["exp_avg"].tolist()
     assert average == pytest.approx([0.1 * (-3 + 0.5 * (1 - g)) for g in GLOBAL[:4]])
@@ -59,7 +58,7 @@ def test_optimizer_states_are_separate_and_restored():
 
 
 def test_clearing_optimizer_state_resets_both_networks():
-    algorithm, trainer = made(0.5, optimizer=torch.optim.Adam)
+    algorithm, trainer = build(0.5, optimizer=torch.optim.Adam)
     first = one_round(algorithm, trainer)
     algorithm.optimizer.state.clear()
     algorithm.network.load_state_dict(six(OWN))
@@ -67,7 +66,7 @@ def test_clearing_optimizer_state_resets_both_networks():
 
 
 def test_invalid_messages_are_refused():
-    algorithm, _ = made(0.5)
+    algorithm, _ = build(0.5)
     with pytest.raises(MessageRefused, match="expected the server's weights, found metrics; use the strategy"):
         algorithm.receive(0, 1, Kind.METRICS, {})
     with pytest.raises(MessageRefused, match="1 with unknown names"):

@@ -1,4 +1,4 @@
-"""FCA: common and individual units of updates made by hand, and a server with a model for every site."""
+"""FCA: common and individual units of hand-made updates, and a server with a model for each site."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.methods.fca import ClientTailored, agreement
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, Server, UpdateGuard
-from tests.methods.rounds import a_round
+from tests.methods.rounds import a_round, update
 
 ONE = torch.ones(3)
 #: Three sites, three units of two numbers: all agree; the last is against; at right angles and still.
@@ -32,13 +32,12 @@ def test_agreement_is_cosine_to_mean_of_others():
 START = {"a": torch.zeros(2, 2), "b": torch.zeros(2), "n": torch.tensor(0)}
 
 
-def made(strategy, sites=("s0", "s1"), guard=None):
+def build(strategy, sites=("s0", "s1"), guard=None):
     return strategy.attach(Server(list(sites), 3, weights=START, guard=guard))
 
 
 def answer(site: str, a, b, *, n: int = 1, round: int = 0) -> Message:
-    tensors = {"a": torch.tensor(a), "b": torch.tensor(b), "n": torch.tensor(n)}
-    return Message(Kind.WEIGHTS, site, round, 3, n=n, tensors=tensors)
+    return update(site, round=round, rounds=3, images=n, a=a, b=b, n=n)
 
 
 #: Both go the same way in the first row of ``a`` and the first of ``b``, and apart in the others.
@@ -49,7 +48,7 @@ FIRST = {
 
 
 def test_common_units_are_averaged_and_individual_units_kept():
-    strategy = made(ClientTailored())
+    strategy = build(ClientTailored())
     assert strategy.configure(0)["s0"].tensors["a"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
     strategy.aggregate(0, FIRST)
     sent = {site: message.tensors for site, message in strategy.configure(1).items()}
@@ -62,7 +61,7 @@ def test_common_units_are_averaged_and_individual_units_kept():
 
 
 def test_extreme_thresholds_equal_fedavg_or_local_training():
-    common, alone, plain = made(ClientTailored(threshold=-1.0)), made(ClientTailored(threshold=1.0)), made(FedAvg())
+    common, alone, plain = build(ClientTailored(threshold=-1.0)), build(ClientTailored(threshold=1.0)), build(FedAvg())
     updates = {s: answer(s, [[1.0, v], [v, 1.0]], [1.0, v], n=int(v)) for s, v in (("s0", 1.0), ("s1", 3.0))}
     for strategy in (common, alone, plain):
         a_round(strategy, updates)
@@ -73,7 +72,7 @@ def test_extreme_thresholds_equal_fedavg_or_local_training():
     assert torch.equal(alone.global_weights["a"], plain.global_weights["a"])
 
 
-def in_loops(start: np.ndarray, sent: list[np.ndarray], counts: list[int]) -> list[np.ndarray]:
+def step_in_loops(start: np.ndarray, sent: list[np.ndarray], counts: list[int]) -> list[np.ndarray]:
     """A step on one tensor, unit by unit."""
     models = [each.copy() for each in sent]
     for unit in range(len(start)):
@@ -103,7 +102,7 @@ def test_aggregation_matches_loop_over_units():
         updates[site] = Message(Kind.WEIGHTS, site, 0, 3, n=n, tensors=tensors)
     strategy.aggregate(0, updates)
     for name in ("x_a", "x_b"):
-        for site, expected in zip(sites, in_loops(old[name], [own[name] for own in sent], counts), strict=True):
+        for site, expected in zip(sites, step_in_loops(old[name], [own[name] for own in sent], counts), strict=True):
             np.testing.assert_allclose(strategy.evaluation(site)[name].numpy(), expected, atol=1e-6)
     mean = sum(n * own["decoder"] for n, own in zip(counts, sent, strict=True)) / 8
     for site in sites:
@@ -111,16 +110,16 @@ def test_aggregation_matches_loop_over_units():
 
 
 def test_updates_are_relative_to_sent_model():
-    strategy = made(ClientTailored())
+    strategy = build(ClientTailored())
     for round in range(2):
         a_round(strategy, {s: replace(m, round=round) for s, m in FIRST.items()}, round)
-    # in the second round s0 comes back from [2.5, 2.5] to [1, 1] and s1 goes on to [3, 3]: they part
+    # in the second round s0 comes back from [2.5, 2.5] to [1, 1] and s1 continues to [3, 3]: they differ
     assert strategy.evaluation("s0")["a"].tolist() == [[1.0, 1.0], [1.0, 0.0]]
     assert strategy.evaluation("s1")["a"].tolist() == [[3.0, 3.0], [-1.0, 0.0]]
 
 
 def test_site_without_answer_keeps_model():
-    strategy = made(ClientTailored())
+    strategy = build(ClientTailored())
     a_round(strategy, FIRST)
     before = {name: tensor.clone() for name, tensor in strategy.evaluation("s1").items()}
     for round in (1, 2):
@@ -142,4 +141,4 @@ def test_fault_39_overlong_step_is_clipped_from_sent_model():
 
 def test_unmatched_pattern_is_refused():
     with pytest.raises(Refused, match=r"strategy#patterns: expected at least one, found no name like 'c\*'"):
-        made(ClientTailored(patterns=["a", "c*"]))
+        build(ClientTailored(patterns=["a", "c*"]))

@@ -1,29 +1,26 @@
-"""Weighted averaging: exact where arithmetic is, safe where clients are not; the rest is in ``test_robust.py``."""
-
-from __future__ import annotations
+"""Weighted averaging: exact numbers, counters, half precision and failures; robust rules are in ``test_robust.py``."""
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
 from samfed_monai.protocol import Kind, Message, Server
 from tests.federation.toys import weights
-from tests.methods.rounds import VALUES, a_round, answered, attached, combined
+from tests.methods.rounds import VALUES, a_round, attach, combine, update, weights_after
 
 UPDATES = st.lists(st.tuples(st.integers(1, 1000), st.lists(VALUES, min_size=3, max_size=3)), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
 @given(UPDATES)
 def test_aggregate_is_weighted_mean(updates):
-    found = combined(FedAvg(), [row for _, row in updates], counts=[n for n, _ in updates])
+    found = combine(FedAvg(), [row for _, row in updates], counts=[n for n, _ in updates])
     values = torch.tensor([row for _, row in updates], dtype=torch.float64)
     counts = torch.tensor([n for n, _ in updates], dtype=torch.float64)
     expected = (counts[:, None] * values).sum(0) / counts.sum()
     torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), expected, atol=1e-4, rtol=0)
-    assert combined(FedAvg(), [[0.0, 4.0, 8.0], [4.0, 0.0, -8.0]], counts=[1, 3]) == [3.0, 1.0, -4.0], "exact"
+    assert combine(FedAvg(), [[0.0, 4.0, 8.0], [4.0, 0.0, -8.0]], counts=[1, 3]) == [3.0, 1.0, -4.0], "exact"
 
 
 @pytest.mark.parametrize(
@@ -31,14 +28,14 @@ def test_aggregate_is_weighted_mean(updates):
 )
 def test_fault_35_integer_counters_come_from_largest_site(images, counters, kept):
     sent = [{**weights(), "count": torch.tensor(counter)} for counter in counters]
-    assert answered(attached(FedAvg(), 2, weights()), sent, counts=images)["count"].item() == kept
+    assert weights_after(attach(FedAvg(), 2, weights()), sent, counts=images)["count"].item() == kept
 
 
 def test_half_precision_is_averaged_in_float32():
     start = {"w": torch.zeros(1, dtype=torch.bfloat16)}
     # summed in bfloat16, 256 + 1 is 256 already
     sent = [{"w": torch.tensor([value], dtype=torch.bfloat16)} for value in (256.0, 1.0, 1.0, 2.0)]
-    found = answered(attached(FedAvg(), 4, start), sent)["w"]
+    found = weights_after(attach(FedAvg(), 4, start), sent)["w"]
     assert (found.dtype, found.item()) == (torch.bfloat16, 65.0)
 
 
@@ -51,8 +48,8 @@ def test_buffers_alternate_without_changing_inputs():
         a_round(strategy, {"a": Message(Kind.WEIGHTS, "a", round, 3, n=1, tensors=weights(2.0))}, round)
         memory.append(strategy.global_weights["w"].data_ptr())
         if round == 0:
-            assert sent[0, 0].item() == 1.0, "what was sent stays until the next round's first answer"
-    assert memory[0] == memory[2], "two buffers, whatever the number of rounds"
+            assert sent[0, 0].item() == 1.0, "sent tensors are unchanged until the first reply of the next round"
+    assert memory[0] == memory[2], "two buffers for any number of rounds"
     assert given_["w"][0, 0].item() == 1.0
 
 
@@ -79,10 +76,7 @@ def test_finish_aggregates_only_accepted_answers():
 def test_failed_accept_is_not_counted(monkeypatch):
     strategy = FedAvg().attach(Server(["a", "b", "c"], 1, weights={"w": torch.zeros(1)}))
     strategy.configure(0)
-    answers = {
-        site: Message(Kind.WEIGHTS, site, 0, 1, n=1, tensors={"w": torch.tensor([value])})
-        for site, value in {"a": 9.0, "b": 1.0, "c": 3.0}.items()
-    }
+    answers = {site: update(site, rounds=1, w=[value]) for site, value in {"a": 9.0, "b": 1.0, "c": 3.0}.items()}
     with monkeypatch.context() as patch:
         patch.setattr(torch, "_foreach_copy_", lambda *_: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):

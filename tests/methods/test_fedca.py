@@ -1,4 +1,4 @@
-"""FedCA: contrast and alignment by hand, the queue, and rounds that know nothing of it."""
+"""FedCA: contrast and alignment by hand, the dictionary of keys, and rounds with and without contrast."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
 from tests.handlers.toy import Shown, next_round, same, toy_loader, toy_trainer, weights
 from tests.methods import engine_of
+from tests.methods.rounds import update
 
 X, Y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
 
@@ -56,10 +57,10 @@ def test_dictionary_keeps_newest_keys_up_to_length():
     assert fedca.Dictionary(5).belongs_to(["a", "b"]).shape == (2, 0)
 
 
-def trained(rounds: int, *terms):
+def train(rounds: int, *terms):
     network = Shown(norm=True)
     handlers = [UnlabelledStream(loader=toy_loader(), guides=[]), *terms, TermLogger()]
-    trainer = toy_trainer(handlers, network=network, steps=3, learning_rate=0.05)
+    trainer = toy_trainer(handlers, network=network, steps=2, learning_rate=0.05)
     means = []
     for number in range(rounds):
         torch.manual_seed(number)
@@ -69,13 +70,13 @@ def trained(rounds: int, *terms):
 
 
 def test_zero_rounds_equal_training_without_term():
-    assert same(trained(2)[0], trained(2, fedca.ContrastiveTerm(rounds=0))[0])
-    assert not same(trained(2)[0], trained(2, fedca.ContrastiveTerm(rounds=1, weight=1.0))[0])
+    assert same(train(2)[0], train(2, fedca.ContrastiveTerm(rounds=0))[0])
+    assert not same(train(2)[0], train(2, fedca.ContrastiveTerm(rounds=1, weight=1.0))[0])
 
 
 def test_contrast_is_active_only_in_first_rounds():
     term = fedca.ContrastiveTerm(rounds=1, queue=6, weight=1.0)
-    _, means = trained(2, term)
+    _, means = train(2, term)
     assert {"contrast", "contrast_alignment"} <= means[0].keys()
     assert "contrast" not in means[1]
     assert len(term.dictionary.like(X)) == 0, "it begins anew with each round"
@@ -92,12 +93,12 @@ class Labels(Term):
 
 def test_contrast_alone_trains_only_encoder():
     start = weights(Shown(norm=True))
-    alone, _ = trained(1, fedca.ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels(name="labels"))
+    alone, _ = train(1, fedca.ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels(name="labels"))
     assert all(torch.equal(alone[name], start[name]) for name in ("head.weight", "head.bias"))
     assert not torch.equal(alone["encoder.0.weight"], start["encoder.0.weight"])
-    beside, _ = trained(1, fedca.ContrastiveTerm(rounds=1, weight=1.0), Labels(name="labels"))
+    beside, _ = train(1, fedca.ContrastiveTerm(rounds=1, weight=1.0), Labels(name="labels"))
     assert not torch.equal(beside["head.weight"], start["head.weight"])
-    after, _ = trained(2, fedca.ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels(name="labels"))
+    after, _ = train(2, fedca.ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels(name="labels"))
     assert not torch.equal(after["head.weight"], start["head.weight"]), "the labels' rounds follow"
 
 
@@ -248,10 +249,7 @@ def aggregated(strategy, warm_start=None) -> list[float]:
     for round in range(3):
         start = strategy.configure(round)["a"].tensors["w"]
         steps = (("a", 1.0), ("b", 3.0))
-        answers = {
-            site: Message(Kind.WEIGHTS, site, round, 3, n=1, tensors={"w": start + step}) for site, step in steps
-        }
-        strategy.aggregate(round, answers)
+        strategy.aggregate(round, {site: update(site, round=round, rounds=3, w=start + step) for site, step in steps})
         found.append(strategy.global_weights["w"].item())
     return found
 

@@ -1,4 +1,4 @@
-"""FedDA: the reversed gradient, the discriminator, and the networks of other sites in turn."""
+"""FedDA: the reversed gradient, the discriminator, and the rotation of target networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from tests.handlers.toy import Dilated, Shown, next_round, same, toy_loader, toy_trainer, weights
 from tests.methods import engine_of
-from tests.methods.rounds import a_round
+from tests.methods.rounds import a_round, update
 
 
 def test_reversed_gradient_negates_gradient_and_keeps_values():
@@ -23,15 +23,14 @@ def test_reversed_gradient_negates_gradient_and_keeps_values():
     passed = fedda.reversed_gradient(values)
     assert torch.equal(passed, values)
     (passed * torch.tensor([3.0, 5.0])).sum().backward()
-    assert values.grad is not None
     assert values.grad.tolist() == [-3.0, -5.0]
 
 
-def trained(network: nn.Module, rounds: int = 1, **options):
+def train(network: nn.Module, rounds: int = 1, **options):
     guide = GlobalGuide()
     term = fedda.DomainAlignmentTerm(guide=guide, **options)
     handlers = [UnlabelledStream(loader=toy_loader(), guides=[guide]), term, TermLogger()]
-    trainer = toy_trainer(handlers, network=network, steps=4, learning_rate=0.05)
+    trainer = toy_trainer(handlers, network=network, steps=2, learning_rate=0.05)
     for number in range(rounds):
         torch.manual_seed(number)
         next_round(trainer, number, rounds)
@@ -48,7 +47,6 @@ def test_encoder_gets_reversed_gradient_of_domain_loss():
     guidance = Guidance(student=torch.zeros(()), weak_view=torch.zeros(()), guides={}, batch={"image": image})
     engine = engine_of(network)
     value = term.value(guidance, engine)
-    assert term._discriminator is not None
     encoder = [*network.encoder.parameters()]
     own = [weight for weight in term._discriminator.parameters() if weight.requires_grad]
     found = torch.autograd.grad(value, [*encoder, *own])
@@ -74,7 +72,6 @@ def test_discriminator_takes_own_adam_step_per_iteration():
         lambda _: before.extend((w.detach().clone(), w.grad.clone()) for w in term._discriminator.parameters()),  # type: ignore[union-attr]
     )
     next_round(trainer, 0, 1)
-    assert term._discriminator is not None
     assert before
     for (start, gradient), weight in zip(before, term._discriminator.parameters(), strict=True):
         torch.testing.assert_close(weight.detach(), start - 0.01 * gradient / (gradient.abs() + 1e-8))  # Adam's first
@@ -82,39 +79,34 @@ def test_discriminator_takes_own_adam_step_per_iteration():
 
 
 def test_minimum_size_applies_to_map_sides_not_channels():
-    assert trained(Shown(channels=4))[0].state.term_means["domain"] > 0
+    assert train(Shown(channels=4))[0].state.term_means["domain"] > 0
 
 
 def test_too_small_feature_maps_are_refused():
     message = r"terms#domain: expected a feature map of at least 8 .*found images of 16 pixels, .*; raise image_size"
     with pytest.raises(Refused, match=message):
-        trained(Shown(stride=4))
+        train(Shown(stride=4))
 
 
 def test_discriminator_is_recreated_each_round():
     network = Shown()
-    trainer, term = trained(network, rounds=2, rate=0.01, weight=1.0)
+    trainer, term = train(network, rounds=2, rate=0.01, weight=1.0)
     assert 0 <= trainer.state.term_means["separated"] <= 1
     assert not network.encoder._forward_hooks
     last = term._discriminator
     next_round(trainer, 2, 3)
     assert term._discriminator is not last
-    assert not same(weights(trained(Shown(), weight=0.0)[0].network), weights(trained(Shown(), weight=5.0)[0].network))
+    assert not same(weights(train(Shown(), weight=0.0)[0].network), weights(train(Shown(), weight=5.0)[0].network))
 
 
 SITES = ("a", "b", "c")
 
 
 def answers(round: int, **values: float) -> dict[str, Message]:
-    return {
-        site: Message(
-            Kind.WEIGHTS, site, round, 9, n=1, tensors={"w": torch.tensor([value]), "steps": torch.tensor(at)}
-        )
-        for at, (site, value) in enumerate(values.items())
-    }
+    return {site: update(site, round=round, w=[value], steps=at) for at, (site, value) in enumerate(values.items())}
 
 
-def attached(strategy, sites=SITES):
+def attach(strategy, sites=SITES):
     return strategy.attach(Server(sites, 9, weights={"w": torch.zeros(1), "steps": torch.tensor(-1)}))
 
 
@@ -129,7 +121,7 @@ def targets(strategy, round: int) -> dict[str, float | None]:
 
 
 def test_targets_rotate_and_aggregate_equals_fedavg():
-    strategy, plain = attached(fedda.CyclicTargets()), attached(FedAvg())
+    strategy, plain = attach(fedda.CyclicTargets()), attach(FedAvg())
     expected = [dict.fromkeys(SITES), {"a": 2.0, "b": 3.0, "c": 1.0}, {"a": 3.0, "b": 1.0, "c": 2.0}]
     for round in range(4):
         assert targets(strategy, round) == [*expected, expected[1]][round]
@@ -139,7 +131,7 @@ def test_targets_rotate_and_aggregate_equals_fedavg():
                 each.take(round, site, answer)
             each.finish(round)
         assert same(strategy.global_weights, plain.global_weights)
-        assert strategy.global_weights["steps"] == 0, "a counter is the first site's, whoever was the first to answer"
+        assert strategy.global_weights["steps"] == 0, "a counter is the first site's, in any order of replies"
     assert torch.equal(strategy.evaluation("a")["w"], plain.global_weights["w"]), "sites are scored on the global one"
 
 
@@ -147,7 +139,7 @@ def test_targets_rotate_and_aggregate_equals_fedavg():
     ("sites", "of_a", "of_last"), [("ab", [2, 2, 2, 2], [1, 1, 1, 1]), ("abcd", [2, 3, 4, 2], [1, 2, 3, 1])]
 )
 def test_target_order_starts_at_next_site(sites, of_a, of_last):
-    strategy = attached(fedda.CyclicTargets(), tuple(sites))
+    strategy = attach(fedda.CyclicTargets(), tuple(sites))
     strategy.require_sites(tuple(sites))
     found = []
     for round in range(5):
@@ -158,7 +150,7 @@ def test_target_order_starts_at_next_site(sites, of_a, of_last):
 
 
 def test_missing_target_is_global_and_single_site_is_refused():
-    strategy = attached(fedda.CyclicTargets())
+    strategy = attach(fedda.CyclicTargets())
     a_round(strategy, answers(0, a=1.0, c=3.0))
     assert targets(strategy, 1) == {"a": None, "b": 3.0, "c": 1.0}
     with pytest.raises(Refused, match=r"strategy: expected 2 sites or more, .* found 1; choose the variant fedda"):

@@ -1,4 +1,4 @@
-"""FedICRA: the decoder's mixture, head and body in turn, channels by site, the tree energy against all pairs."""
+"""FedICRA: the decoder's mixture, head before body, channels by site, and the tree energy against all pairs."""
 
 from __future__ import annotations
 
@@ -23,24 +23,20 @@ from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.strategy import Server
 from tests.handlers.toy import Shown
 from tests.methods import engine_of
-from tests.methods.personal import Six, numbers_of, six, six_trainer
-
-OWN = [1.0, 1.0, 1.0, 1.0, 2.0, 2.0]
-GLOBAL = [0.0, 1.0, 2.0, 3.0, 4.0, -2.0]
-TARGET = [0.0, 0.0, 0.0, 0.0, 2.0, -2.0]
+from tests.methods.personal import SERVER, SITE, WANTED, Six, numbers_of, six, six_trainer
 
 
-def made(**options: Any) -> tuple[fedicra.DecoderMixing, Any]:
-    network = Six(OWN)
+def build(**options: Any) -> tuple[fedicra.DecoderMixing, Any]:
+    network = Six(SITE)
     chosen = torch.optim.AdamW(network.parameters(), lr=0.1)
     settings = {"decoder": ["b"], "rate": 0.1, "batches": 1, "first_batches": 1, "after": 0}
     algorithm = fedicra.DecoderMixing(network=network, optimizer=chosen, site="s", **{**settings, **options})
-    return algorithm, six_trainer(network, chosen, [algorithm], TARGET)
+    return algorithm, six_trainer(network, chosen, [algorithm], WANTED)
 
 
 def test_decoder_mixture_moves_from_local_to_global() -> None:
-    algorithm, _ = made()
-    means = algorithm.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    algorithm, _ = build()
+    means = algorithm.receive(1, 3, Kind.WEIGHTS, six(SERVER))
     # W = 1 gives the own [2, 2]; gradient [0, 4]; times (own - global) = [-2, 4]: W = [1, 1 - 0.1 * 16] clipped to 0
     assert numbers_of(algorithm.network.state_dict()) == [0.0, 1.0, 2.0, 3.0, 2.0, -2.0]
     assert means == {"own": 0.5}
@@ -48,54 +44,54 @@ def test_decoder_mixture_moves_from_local_to_global() -> None:
 
 
 def test_zero_batches_keep_local_decoder_and_global_encoder() -> None:
-    algorithm, _ = made(batches=0, first_batches=0)
-    assert algorithm.receive(1, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 1.0}
-    assert numbers_of(algorithm.network.state_dict()) == [*GLOBAL[:4], *OWN[4:]]
+    algorithm, _ = build(batches=0, first_batches=0)
+    assert algorithm.receive(1, 3, Kind.WEIGHTS, six(SERVER)) == {"own": 1.0}
+    assert numbers_of(algorithm.network.state_dict()) == [*SERVER[:4], *SITE[4:]]
 
 
 @pytest.mark.parametrize("apart", [0.02, 2.0])
 def test_mixing_step_scales_with_squared_difference(apart: float) -> None:
     """With the published step of 1: W leaves 1 by the square of what the local epoch has set two decoders apart."""
-    algorithm, _ = made(rate=1.0)
-    algorithm.put(six([*OWN[:4], 2.0, -2.0 + apart]))  # the loss pulls to -2, where the global one is
-    means = algorithm.receive(1, 3, Kind.WEIGHTS, six([*GLOBAL[:4], 2.0, -2.0]))
+    algorithm, _ = build(rate=1.0)
+    algorithm.put(six([*SITE[:4], 2.0, -2.0 + apart]))  # the loss pulls to -2, where the global one is
+    means = algorithm.receive(1, 3, Kind.WEIGHTS, six([*SERVER[:4], 2.0, -2.0]))
     assert means["own"] == pytest.approx(1 - min(1, apart**2) / 2, abs=1e-6)  # of two weights, one alike in both
 
 
 def test_mixture_restarts_each_round_after_first_rounds() -> None:
-    algorithm, _ = made(after=1, rate=0.02)
-    assert algorithm.receive(0, 3, Kind.WEIGHTS, six(GLOBAL)) == {}
-    assert numbers_of(algorithm.network.state_dict()) == GLOBAL
+    algorithm, _ = build(after=1, rate=0.02)
+    assert algorithm.receive(0, 3, Kind.WEIGHTS, six(SERVER)) == {}
+    assert numbers_of(algorithm.network.state_dict()) == SERVER
     for round in (1, 2):
-        algorithm.put(six(OWN))
+        algorithm.put(six(SITE))
         # the gradient of 16 moves the second of two from 1 to 0.68, and would move it on from there
-        assert algorithm.receive(round, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": pytest.approx(0.84)}
+        assert algorithm.receive(round, 3, Kind.WEIGHTS, six(SERVER)) == {"own": pytest.approx(0.84)}
     alike = {name: tensor.clone() for name, tensor in algorithm.network.state_dict().items()}
     assert algorithm.receive(2, 3, Kind.WEIGHTS, alike) == {}
 
 
 def test_resumed_site_skips_first_mixture() -> None:
-    algorithm, _ = made(first_batches=0)
-    assert algorithm.receive(1, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 1.0}
+    algorithm, _ = build(first_batches=0)
+    assert algorithm.receive(1, 3, Kind.WEIGHTS, six(SERVER)) == {"own": 1.0}
     state = algorithm.state_dict()
-    other, _ = made(first_batches=0)
+    other, _ = build(first_batches=0)
     other.load_state_dict(state)
-    assert other.receive(2, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 0.5}
+    assert other.receive(2, 3, Kind.WEIGHTS, six(SERVER)) == {"own": 0.5}
     for forget in (lambda: other.load_state_dict({}), other.reset):
         forget()
         assert not other.state_dict()["begun"]
-        other.put(six(OWN))
-        assert other.receive(2, 3, Kind.WEIGHTS, six(GLOBAL)) == {"own": 1.0}
+        other.put(six(SITE))
+        assert other.receive(2, 3, Kind.WEIGHTS, six(SERVER)) == {"own": 1.0}
         assert other.state_dict()["begun"]
 
 
 def test_mixture_runs_more_batches_in_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[Any] = []
     monkeypatch.setattr(fedicra.DecoderMixing, "run_extra", lambda _, *arguments: runs.append(arguments))
-    algorithm, _ = made(batches=2, first_batches=5)
+    algorithm, _ = build(batches=2, first_batches=5)
     for round in (3, 4, 5):
-        algorithm.put(six(OWN))
-        algorithm.receive(round, 9, Kind.WEIGHTS, six(GLOBAL))
+        algorithm.put(six(SITE))
+        algorithm.receive(round, 9, Kind.WEIGHTS, six(SERVER))
     assert runs == [(3, "mixing", 5), (4, "mixing", 2), (5, "mixing", 2)]
 
 
@@ -114,7 +110,7 @@ def test_unknown_decoder_is_refused() -> None:
         (None, r"(?s)client_algorithm#decoder: expected a network with an encoder.*found Six.*name its"),
     ):
         with pytest.raises(Refused, match=message):
-            made(decoder=decoder)
+            build(decoder=decoder)
 
 
 class Parts(nn.Module):
@@ -129,10 +125,10 @@ class Parts(nn.Module):
         return self.head(self.body.expand(len(images), 1))
 
 
-def in_turn(share: float, steps: int, network: nn.Module | None = None) -> list[tuple[float, float]]:
+def train_parts(share: float, steps: int, network: nn.Module | None = None) -> list[tuple[float, float]]:
     """Body and head after each step."""
     network = network or Parts()
-    algorithm, _ = made()
+    algorithm, _ = build()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     trainer = six_trainer(network, optimizer, [fedicra.HeadThenBody(algorithm=algorithm, share=share)], [5.0], steps)
     seen: list[tuple[float, float]] = []
@@ -145,7 +141,7 @@ def in_turn(share: float, steps: int, network: nn.Module | None = None) -> list[
 
 
 def test_head_is_trained_before_body() -> None:
-    seen = in_turn(0.5, 4)
+    seen = train_parts(0.5, 4)
     assert [body for body, _ in seen[:2]] == [1.0, 1.0]
     assert seen[0][1] != seen[1][1] == seen[2][1] == seen[3][1]
     assert seen[1][0] != seen[2][0] != seen[3][0]
@@ -156,12 +152,12 @@ def test_too_few_steps_and_frozen_parts_are_refused() -> None:
     frozen.body.requires_grad_(False)
     steps = r"one step for each part, found 2 steps with a share of 0\.85; set local_steps to 7 or"
     with pytest.raises(Refused, match=steps):
-        in_turn(0.85, 2)
+        train_parts(0.85, 2)
     with pytest.raises(Refused, match="expected trainable layers in each part, found none in the body part; remove"):
-        in_turn(0.5, 2, frozen)
+        train_parts(0.5, 2, frozen)
 
 
-def by_hand(values: Tensor, guide: Tensor, sigma: float) -> Tensor:
+def filter_by_hand(values: Tensor, guide: Tensor, sigma: float) -> Tensor:
     """One picture's filter by all paths of a tree that Prim's algorithm grows; guides without two equal edges."""
     _, height, width = guide.shape
     flat, count = guide.flatten(1).double(), height * width
@@ -183,13 +179,13 @@ def by_hand(values: Tensor, guide: Tensor, sigma: float) -> Tensor:
     return (values.flatten(1).double() @ similar / similar.sum(0)).view_as(values)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(2, 4))
 def test_tree_filter_matches_all_pairs_reference(seed: int, height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     guide = torch.rand(2, 3, height, width, generator=generator)
     values = torch.rand(2, 2, height, width, generator=generator)
-    expected = torch.stack([by_hand(values[at], guide[at], 0.5) for at in (0, 1)])
+    expected = torch.stack([filter_by_hand(values[at], guide[at], 0.5) for at in (0, 1)])
     torch.testing.assert_close(fedicra.tree_filtered(values, guide, 0.5).double(), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -286,7 +282,7 @@ def contrast(module: ChannelSelection) -> Tensor:
     return term.value(None, None)  # type: ignore[arg-type]
 
 
-def test_site_contrast_is_negative_distance_to_other_sites() -> None:
+def test_site_contrast_matches_hand_computed_values() -> None:
     module = code(selection(), 0)
     one, other = torch.tensor([4.0, 16.0]).sigmoid(), torch.tensor([0.0, 4.0]).sigmoid()
     value = contrast(module)
@@ -295,9 +291,6 @@ def test_site_contrast_is_negative_distance_to_other_sites() -> None:
     gradient = module.embed[0].weight.grad.flatten()  # type: ignore[index, union-attr]
     assert gradient[0] != 0
     assert gradient[1] == 0, "the other site's choice is not moved"
-
-
-def test_site_contrast_is_zero_for_single_or_equal_sites() -> None:
     assert contrast(code(selection(), 0, sites=1)).item() == 0
     assert contrast(code(selection([[2.0, 2.0]]), 0)).item() == 0
 
@@ -324,7 +317,7 @@ def test_site_codes_are_sent_and_averaged() -> None:
     assert strategy.exchange.mean, "sums under masks and noise at the server do with the mean"
 
 
-def test_missing_site_codes_or_places_are_refused() -> None:
+def test_networks_without_site_codes_or_places_are_refused() -> None:
     message = r"strategy: expected .*with site codes, found no weights selection\.codes; set network_def#site_channels"
     with pytest.raises(Refused, match=message):
         fedicra.SiteCodes().require_names(["w"])
@@ -335,9 +328,13 @@ def test_missing_site_codes_or_places_are_refused() -> None:
     assert full["b"].tensors[NAME].tolist() == [[0, 1], [1, 1]], "as many sites as places"
     with pytest.raises(Refused, match=r"terms#sites: .*found no channel selection; set network_def#site_channels"):
         fedicra.SiteContrastTerm(network=Parts())
+    with pytest.raises(Refused, match=r"site_channels: expected the maximum number of sites >= 2, found 1"):
+        client_network("basic_unet", load=False, site_channels=1)
+    with pytest.raises(Refused, match=r"(?s)site_channels: .*>= 2, found '3'.*returns its feature maps.*found Parts"):
+        select_channels(Parts(), "3")  # type: ignore[arg-type]
 
 
-def deepest(network: nn.Module, image: Tensor) -> Tensor:
+def deepest_features(network: nn.Module, image: Tensor) -> Tensor:
     """The deepest features that the network's decoder sees."""
     seen: list[Any] = []
     part: Any = getattr(network, "encoder", getattr(network, "down_4", None))
@@ -360,15 +357,8 @@ def test_channel_selection_works_in_network_and_copy(name: str) -> None:
     network.load_state_dict(plain.state_dict(), strict=False)
     image = torch.rand(2, 3, 64, 64)
     selection_of(network, "test").weigh[2].weight.data.zero_()  # type: ignore[operator]
-    torch.testing.assert_close(deepest(network, image), 1.5 * deepest(plain, image))
+    torch.testing.assert_close(deepest_features(network, image), 1.5 * deepest_features(plain, image))
     copied = copy.deepcopy(network)
     selection_of(copied, "test").weigh[2].weight.data.fill_(50.0)  # type: ignore[operator]
-    torch.testing.assert_close(deepest(network, image), 1.5 * deepest(plain, image))
-    assert not torch.equal(deepest(copied, image), 1.5 * deepest(plain, image))
-
-
-def test_unsupported_network_and_too_few_places_are_refused() -> None:
-    with pytest.raises(Refused, match=r"site_channels: expected the maximum number of sites >= 2, found 1"):
-        client_network("basic_unet", load=False, site_channels=1)
-    with pytest.raises(Refused, match=r"(?s)site_channels: .*>= 2, found '3'.*returns its feature maps.*found Parts"):
-        select_channels(Parts(), "3")  # type: ignore[arg-type]
+    torch.testing.assert_close(deepest_features(network, image), 1.5 * deepest_features(plain, image))
+    assert not torch.equal(deepest_features(copied, image), 1.5 * deepest_features(plain, image))

@@ -1,4 +1,4 @@
-"""FedProto: prototypes and their loss by hand, the term, what sites give, and what the server makes of it."""
+"""FedProto: prototypes and their loss by hand, the term, what sites send, and how the server averages it."""
 
 from __future__ import annotations
 
@@ -37,9 +37,8 @@ def test_class_sums_and_means_match_hand_computed_values():
 
 def test_labels_are_resized_to_features():
     wide = LABELS.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    assert torch.equal(
-        fedproto.class_sums(FEATURES, wide, classes=2).sums, fedproto.class_sums(FEATURES, LABELS, classes=2).sums
-    )
+    sums = [fedproto.class_sums(FEATURES, labels, classes=2).sums for labels in (wide, LABELS)]
+    assert torch.equal(*sums)
     corner = torch.zeros(1, 1, 8, 8, dtype=torch.long)
     corner[..., 0, 0] = corner[..., 6, 6] = 1  # the middle of a cell of 4 x 4 is its third pixel, not its first
     assert fedproto.class_sums(FEATURES, corner, classes=2).counts.tolist() == [3.0, 1.0]
@@ -90,14 +89,12 @@ def test_term_without_global_prototypes_only_collects():
     network = Two()
     term = fedproto.PrototypeTerm(network=network)
     trainer = train(term, network, steps=2)
-    assert term.collected is not None
     assert term.collected.counts.tolist() == [4.0, 4.0]
     assert term.collected.means().tolist() == [[2.0, 1.0], [6.0, 5.0]]
     assert trainer.state.output["loss"].item() == 0.0
     several = fedproto.PrototypeTerm(network=network, classes=["one", "two"])
     label = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]]])
     train(several, network, label=label)
-    assert several.collected is not None
     assert several.collected.counts.tolist() == [1.0, 1.0, 2.0]
 
 
@@ -109,7 +106,6 @@ def test_term_adds_weighted_prototype_loss():
     assert trainer.state.terms["prototype"].item() == pytest.approx(1.0)  # class 0: (0 + 4) / 2, class 1: 0
     assert trainer.state.output["loss"].item() == pytest.approx(3.0)
     # d/d gain of mean over classes of mean_d (gain f - p)^2: class 0 (2 (0) 2 + 2 (-2) 1) / 2 = -2, half of it
-    assert network.gain.grad is not None
     assert network.gain.grad.item() == pytest.approx(3.0 * -1.0)
 
 
@@ -121,7 +117,7 @@ def headed(width: int) -> nn.Module:
 
 
 class Term:
-    """Keeps what it is given to pull towards."""
+    """Keeps the prototypes that it is given."""
 
     count = 2
     prototypes: tuple | None = None
@@ -147,9 +143,6 @@ def test_received_prototypes_of_seen_classes_reach_term():
     assert algorithm.receive(1, 3, Kind.PROTOTYPES, sent) == {"public_supervised": 1.0}
     assert [each.tolist() for each in algorithm.term.prototypes] == [[[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], [True, False]]
     assert calls == [(1, 3)]
-
-
-def test_round_without_prototypes_has_no_target():
     algorithm, calls = made(Term())
     algorithm.receive(0, 3, Kind.METRICS, {})
     assert (algorithm.term.prototypes, calls) == (None, [(0, 3)])
@@ -163,15 +156,12 @@ def test_prototypes_of_other_width_are_refused():
     assert (algorithm.term.prototypes, calls) == (None, [])
 
 
-def test_share_returns_means_and_counts():
+def test_share_returns_means_and_counts_or_raises_without_step():
     collected = fedproto.ClassSums(torch.tensor([[2.0, 4.0, 6.0], [5.0, 5.0, 5.0]]), torch.tensor([2.0, 5.0]))
     kind, tensors = made(Term(collected))[0].share()
     assert kind == Kind.PROTOTYPES
     assert tensors["prototypes"].tolist() == [[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]]
     assert tensors["counts"].tolist() == [2.0, 5.0]
-
-
-def test_share_without_training_step_raises():
     with pytest.raises(RuntimeError, match="no step was taken"):
         made(Term())[0].share()
 
@@ -240,4 +230,5 @@ def test_different_feature_widths_are_refused():
 @pytest.mark.parametrize("bundle", ["samfed_polyp", "samfed_skin"])
 def test_default_networks_have_equal_feature_width(bundle):
     names = client_config(find_bundle(bundle), "fedproto", {}).value("mixed_networks")
-    assert (len(names), len({feature_width(client_network(name)) for name in names})) == (2, 1)
+    with torch.device("meta"):
+        assert (len(names), len({feature_width(client_network(name)) for name in names})) == (2, 1)

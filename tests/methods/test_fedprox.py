@@ -1,4 +1,4 @@
-"""FedProx: the gradient is mu (w - w_G), for parameters alone."""
+"""FedProx: the gradient is mu (w - w_G), for parameters only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FedRep's round: first the head moves alone, then the body."""
+"""FedRep's round: the head is trained first, then the body."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""FedSemiDG's FGASL: weights that gaps move, labels of two guides, features with channels dropped, the gap itself."""
-
-from __future__ import annotations
+"""FedSemiDG's FGASL: weights from gaps, labels of two guides, dropped channels, and the gap itself."""
 
 import math
 from dataclasses import replace
@@ -18,10 +16,10 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import EmaGuide, GlobalGuide, Guidance, TermLogger, UnlabelledStream
 from samfed_monai.losses import probabilities, weighted_pseudo_label_loss
 from samfed_monai.methods import fedsemidg
-from samfed_monai.protocol import Kind, Message, MessageRefused, Server
+from samfed_monai.protocol import MessageRefused, Server
 from tests.handlers.toy import Shown, next_round, toy_loader, toy_trainer
 from tests.methods import engine_of
-from tests.methods.rounds import a_round
+from tests.methods.rounds import a_round, update
 
 
 def test_gap_weights_match_hand_computed_values():
@@ -29,6 +27,9 @@ def test_gap_weights_match_hand_computed_values():
     for round, grown in ((0, [0.6, 0.35, 0.2]), (5, [0.55, 0.325, 0.2])):
         moved = fedsemidg.gap_weights(start, torch.tensor([4.0, 2.0, 0.0]), round, 10, 0.3)
         torch.testing.assert_close(moved, torch.tensor(grown, dtype=torch.float64) / sum(grown))
+    assert torch.equal(fedsemidg.gap_weights(start, torch.zeros(3), 0, 10, 0.3), start)
+    assert fedsemidg.gap_weights(torch.ones(1), torch.tensor([0.7]), 0, 10, 0.3).tolist() == [1.0], "of a single site"
+    assert fedsemidg.gap_weights(start, torch.ones(3), 0, 10, 0.3).tolist() == pytest.approx([6 / 13, 4 / 13, 3 / 13])
 
 
 @pytest.mark.parametrize(
@@ -46,14 +47,7 @@ def test_weights_outside_unit_interval_are_clipped(weights, gaps, step, expected
     torch.testing.assert_close(moved, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_zero_gaps_keep_weights_and_equal_gaps_level_weights():
-    start = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-    assert torch.equal(fedsemidg.gap_weights(start, torch.zeros(3), 0, 10, 0.3), start)
-    assert fedsemidg.gap_weights(torch.ones(1), torch.tensor([0.7]), 0, 10, 0.3).tolist() == [1.0], "of a single site"
-    assert fedsemidg.gap_weights(start, torch.ones(3), 0, 10, 0.3).tolist() == pytest.approx([6 / 13, 4 / 13, 3 / 13])
-
-
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=6), st.integers(0, 9), st.floats(0, 5))
 def test_weights_stay_on_simplex(gaps, round, step):
     weights = torch.full((len(gaps),), 1 / len(gaps))
@@ -63,13 +57,11 @@ def test_weights_stay_on_simplex(gaps, round, step):
 
 
 def answers(gaps, round=0):
+    numbers = [{"term_generalisation_gap": gap} for gap in gaps]
     return {
-        f"s{at}": Message(
-            Kind.WEIGHTS, f"s{at}", round, 10, n=1 + at, tensors={"w": torch.tensor([float(at)])},
-            metrics={"term_generalisation_gap": gap},
-        )
-        for at, gap in enumerate(gaps)
-    }  # fmt: skip
+        f"s{at}": update(f"s{at}", round=round, rounds=10, images=1 + at, metrics=metrics, w=[float(at)])
+        for at, metrics in enumerate(numbers)
+    }
 
 
 def as_published(gaps, step=0.3, rounds=10):
@@ -87,10 +79,8 @@ def as_published(gaps, step=0.3, rounds=10):
 def test_aggregation_matches_published_algorithm():
     gaps = [[1.0, 3.0, 0.5], [2.0, 0.5, 0.0], [0.1, 0.4, 0.9]]
     names = [f"s{at}" for at in range(3)]
-    strategy, found = (
-        fedsemidg.GeneralisationAware(step=0.3).attach(Server(names, 10, weights={"w": torch.zeros(1)})),
-        [],
-    )
+    strategy = fedsemidg.GeneralisationAware(step=0.3).attach(Server(names, 10, weights={"w": torch.zeros(1)}))
+    found = []
     for number, of_round in enumerate(gaps):
         a_round(strategy, answers(of_round, number), number)
         found.append(strategy.global_weights["w"].item())
@@ -146,12 +136,10 @@ def test_dual_guide_counts_pixels_sure_in_both_guides(monkeypatch):
     guidance = Guidance(student=student, weak_view=one, guides={"global": one, "ema": other})
     value = term.value(guidance, engine)
     first = low + 0.3 * (middle - low)  # rho is 0.15, of two steps between three numbers
-    assert term._threshold is not None
     assert term._threshold.item() == pytest.approx(first, abs=1e-5)
     sure = torch.tensor([1.0, 1, 0, 0]).view(1, 1, 2, 2)
-    torch.testing.assert_close(
-        value, weighted_pseudo_label_loss(student, ((one + other) / 2 > 0.5).long(), sure), msg="the mean's label"
-    )
+    label = ((one + other) / 2 > 0.5).long()  # of the mean
+    torch.testing.assert_close(value, weighted_pseudo_label_loss(student, label, sure))
     assert engine.state.terms["dual_sure"] == 0.5
     engine.state.iteration = 2  # a quarter of the run is over: rho is 0.1875
     term.value(guidance, engine)
@@ -186,7 +174,6 @@ def test_quantile_rises_and_zero_memory_uses_batch_threshold():
     engine = engine_of(round=1, rounds=2, epoch_length=2, output={"pred": torch.logit(chances).view(1, 1, 1, 3)})
     for engine.state.iteration, share in ((1, 0.6), (2, 0.7)):  # a half and three quarters of the run
         term.value(guidance, engine)
-        assert term._threshold is not None
         assert term._threshold.item() == pytest.approx(middle + 2 * (share - 0.5) * (high - middle), abs=1e-5)
 
 
@@ -230,9 +217,8 @@ def test_gap_meter_reports_divergence_from_global_network():
 def test_zero_dropout_gives_zero_alignment():
     for drop, larger in ((0.0, False), (0.5, True)):
         network = Shown()
-        trainer = toy_trainer(
-            [stream(), fedsemidg.DropoutAlignmentTerm(network=network, drop=drop), TermLogger()], network=network
-        )
+        term = fedsemidg.DropoutAlignmentTerm(network=network, drop=drop)
+        trainer = toy_trainer([stream(), term, TermLogger()], network=network)
         next_round(trainer, 0, 1)
         assert (trainer.state.term_means["alignment"] > 0) is larger
 

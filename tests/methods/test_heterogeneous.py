@@ -1,4 +1,4 @@
-"""Fusion over a public set: the term, a site's side, and the server's."""
+"""Fusion over a public set: the term, the site and the server."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_subset_of_public_images_is_exchanged():
 SITES = ("a", "b")
 
 
-def attached(**options) -> heterogeneous.CondensationFusion:
+def attach(**options) -> heterogeneous.CondensationFusion:
     return heterogeneous.CondensationFusion(**options).attach(unlike_server(dict.fromkeys(SITES), 2))
 
 
@@ -143,7 +143,7 @@ def answer(site: str, masks: torch.Tensor) -> Message:
 
 
 def test_server_learns_from_most_reliable_site(monkeypatch):
-    strategy = attached(floor=0.5)
+    strategy = attach(floor=0.5)
     calls = spy_on_phase(strategy.algorithm, monkeypatch)
     good, empty = label_masks(), torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)
     first, second = good.clone(), empty.clone()
@@ -158,21 +158,21 @@ def test_server_learns_from_most_reliable_site(monkeypatch):
 def test_sites_below_floor_or_server_are_ignored(monkeypatch):
     best = label_masks()
     for floor, expected in ((0.99, False), (0.0, True)):
-        strategy = attached(floor=floor)
+        strategy = attach(floor=floor)
         calls = spy_on_phase(strategy.algorithm, monkeypatch)
         reliability = strategy.algorithm.predictor.reliability(best)
         assert (reliability < 0.99).any()
         a_round(strategy, {"a": answer("a", best)})
         low = reliability < 0.99
         assert calls[0][3][low].tolist() == [expected] * int(low.sum())
-    strategy = attached(floor=0.0)
+    strategy = attach(floor=0.0)
     calls = spy_on_phase(strategy.algorithm, monkeypatch)
     a_round(strategy, {"a": answer("a", strategy.algorithm.own_masks().clone())})
     assert not calls[0][3].any(), "as reliable as the server is not better"
 
 
 def test_round_without_answers_does_not_train_server(monkeypatch):
-    strategy = attached()
+    strategy = attach()
     calls = spy_on_phase(strategy.algorithm, monkeypatch)
     strategy.configure(0)
     strategy.accept(0, "a", answer("a", label_masks()))
@@ -181,7 +181,7 @@ def test_round_without_answers_does_not_train_server(monkeypatch):
 
 
 def test_messages_follow_exchange_option():
-    masks = attached()
+    masks = attach()
     sent = masks.configure(0)["a"]
     assert (sent.kind, sent.tensors.keys()) == (Kind.SOFT_MASKS, {"masks"})
     assert sent.extra == {"purpose": "distil", **masks.requirements()}
@@ -190,7 +190,7 @@ def test_messages_follow_exchange_option():
     assert (masks.exchange.answer, masks.exchange.word) == (Kind.SOFT_MASKS, "predictions")
     assert masks.evaluation("a") is None, "a site has its own network, an unseen hospital the server's"
     assert masks.evaluation("elsewhere") is masks.global_weights
-    weights = attached(exchange="weights")
+    weights = attach(exchange="weights")
     sent = weights.configure(0)["a"]
     assert sent.kind == Kind.WEIGHTS
     assert sent.tensors["0.weight"].shape[0] == SERVER_WIDTH
@@ -199,7 +199,7 @@ def test_messages_follow_exchange_option():
 
 
 def test_server_training_keeps_global_random_state():
-    strategy = attached(floor=0.0)
+    strategy = attach(floor=0.0)
     strategy.configure(0)
     torch.manual_seed(7)
     expected = torch.rand(1)

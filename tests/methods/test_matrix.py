@@ -1,6 +1,6 @@
-"""One short job of every method that learns without a SAM, and all that can be asked of it: results, terms, going on.
+"""One short job of every method that learns without a SAM: its results and terms, and resuming it.
 
-Each job runs once, for all tests of this file. What a killed run would leave is copied while it goes on.
+Each job runs once, for all tests of this file. The state of a killed run is copied while the job runs.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ SMALL_SAM = {
 ONE_BATCH = {"client_algorithm#batches": 1, "client_algorithm#first_batches": 1}
 IN_TURN = {"client_algorithm#after": 0, **ONE_BATCH, "before#parts#share": 0.5, "local_steps": 2}
 
-#: Method to what makes it do something in two short rounds, and numbers that its sites report in the second one. Of the
-#: rules that keep every answer one has a row; ``dp_only``, ``oracle``, ``fedbn`` and ``fedper`` run in ``federation/``,
-#: ``drflm`` and ``fedda_cyclic`` in ``flare/``.
+#: Options by method that have an effect in two short rounds, and numbers that its sites report in the second one. Of
+#: the rules that keep every reply one has a row. ``dp_only``, ``oracle``, ``fedbn`` and ``fedper`` run in
+#: ``federation/``, ``drflm`` and ``fedda_cyclic`` in ``flare/``.
 ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "apple": (SURE, {"share_0", "share_1"}),
     "cpss": (SURE, {"style_swap"}),
@@ -75,9 +75,9 @@ ROWS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "unimatch": ({"terms#unimatch#tau": 0.5}, {"unimatch"}),
     "weak_labels": ({}, {"crf", "crf_labelled"}),
 }
-#: What a method's word for its exchange is in a site's audit.
+#: Kinds of messages in a site's audit by the method's exchange.
 KINDS = {"predictions": "soft_masks", "none": "metrics"}
-#: What the log of a run says before its first round.
+#: Lines in the log of a run before its first round.
 ANNOUNCED = {
     "elcfs": "elcfs: every site sends amplitude-spectrum windows of its images, each of at least 1 images",
     "elcfs_labelled": "elcfs_labelled: every site sends amplitude-spectrum windows of its images",
@@ -97,7 +97,7 @@ class Ran(NamedTuple):
         return found
 
     def state(self, of: str) -> dict[str, torch.Tensor]:
-        """What the second round stored of the server, or of a site (``clients/site-1``)."""
+        """The state of the server, or of a site (``clients/site-1``), that the second round stored."""
         return safe_load(self.whole / "rounds" / "001" / f"{of}.safetensors")
 
 
@@ -122,7 +122,7 @@ def toy_sam(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def ran(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ran]:
-    """Of a method its job, which runs when it is first asked for, and what is left of one that is killed in round 1."""
+    """The job of a method, which runs on first use, and the files of one that is killed in round 1."""
     done: dict[str, Ran] = {}
     cache = tmp_path_factory.mktemp("cache")
 
@@ -157,9 +157,8 @@ def test_two_rounds_produce_declared_results(ran, variant):
     results = found.results
     assert validate_results(results) == []
     assert (results["exchange"], results["skipped"]) == (method.exchange, [])
-    assert ("statistics" in results["privacy"]) == bool(
-        {"spectrum", "graph", "prototypes", "features"} & set(method.leaves_site)
-    )
+    statistics = {"spectrum", "graph", "prototypes", "features"} & set(method.leaves_site)
+    assert ("statistics" in results["privacy"]) == bool(statistics)
     assert ANNOUNCED.get(variant, "") in (found.whole / "run.log").read_text()
     assert {entry["status"] for round in (0, 1) for entry in found.record(round)["sites"].values()} == {"ok"}
     for site, entry in found.record(1)["sites"].items():
@@ -170,7 +169,7 @@ def test_two_rounds_produce_declared_results(ran, variant):
         assert kinds == {"metrics", KINDS.get(method.exchange, method.exchange)}
 
 
-#: Methods of which a site, a guide or the server keeps something from round to round, and one that keeps nothing.
+#: Methods with a state of sites, guides or server between rounds, and one without.
 KEEPING = (
     *("apple", "clustered_sites", "ditto", "elcfs", "fedala", "fedca", "fedicra", "fedmd", "fedproto", "fedrep"),
     *("fedsemidg", "hssf", "local_only", "no_sam", "see", "semifl"),
@@ -236,7 +235,7 @@ def test_fedca_shares_features_before_warm_start(ran):
     terms = [found.record(round)["sites"]["site-1"]["terms"] for round in (0, 1, 2)]
     assert ["contrast" in each for each in terms] == [True, True, False]
     made = (found.whole.parent / "cache" / "warm_start").glob("*.safetensors")
-    assert len(list(made)) == 2, "the network as it is built, and what stage 0 came to"
+    assert len(list(made)) == 2, "the network as built, and after stage 0"
     sent = [line.get("statistics") for line in read_audit(found.whole / "sites/site-1/audit.jsonl")]
     assert [each for each in sent if each] == [{"kind": "features", "images": 1, "clip": None, "noise_multiplier": 0.0}]
     assert found.results["privacy"]["statistics"]["kind"] == "features"

@@ -1,4 +1,4 @@
-"""Mean Teacher: the measure by hand, and training steps with the moving average."""
+"""Mean Teacher: the loss by hand, and training steps with the moving average."""
 
 from __future__ import annotations
 

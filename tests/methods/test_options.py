@@ -1,4 +1,4 @@
-"""Options of methods: accepted in their range alone, refused at their place, all together."""
+"""Options of methods: values in range are accepted, others are refused by name and all together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from samfed_monai.core.errors import Refused
 from tests.handlers.toy import Shown
 
-# values that are accepted, and values that are not
+# accepted and refused values
 NOT_NEGATIVE, POSITIVE = ([0, 0.5], [-0.1, "1"]), ([0.1], [0, True])
 FROM_0_TO_1, BELOW_1, BETWEEN = ([0, 1], [-0.1, 1.1]), ([0, 0.9], [-0.1, 1]), ([0.1, 0.9], [0, 1, "half", None])
 UP_TO_1 = ([0.1, 1], [0, 1.1])
@@ -86,7 +86,7 @@ OPTIONS: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {
     "weak_labels.GatedCrfTerm": {"radius": COUNT, "step": COUNT, "sigma_xy": POSITIVE, "sigma_rgb": POSITIVE},
 }
 NETWORK: dict[str, Any] = {"network": Shown()}
-#: What classes need besides.
+#: Other required arguments by class.
 NEEDED: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("elcfs.EpisodicTerm", "fedicra.TreeEnergyTerm", "fedproto.PrototypeTerm"), NETWORK),
     **dict.fromkeys(("apple.AppleAlgorithm", "fedala.AdaptiveMixing"), ALGORITHM),

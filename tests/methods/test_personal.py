@@ -1,4 +1,4 @@
-"""Sites that personalise, on the toy bundle: a round that fails leaves them as they were."""
+"""Personal sites on the toy bundle: a failed round keeps their state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.federation.toys import toy_algo, toy_weights
 from tests.methods import present
 
 TERM = {"_target_": "samfed_monai.methods.ditto.AnchoredTerm", "name": "ditto", "mu": 0.1}
-#: Overrides of the toy bundle, as the variants of these names have them.
+#: Overrides of the toy bundle from the variants of these names.
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ditto": {"_target_": "samfed_monai.methods.ditto.DittoAlgorithm", "term": "@ditto"},
     "fedala": {

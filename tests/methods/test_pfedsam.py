@@ -1,4 +1,4 @@
-"""pFedSAM: the balance of experts, its terms, its stages, and the record of where experts were used."""
+"""pFedSAM: the balance of experts, its terms, its stages, and the record of expert usage."""
 
 from __future__ import annotations
 
@@ -22,17 +22,14 @@ from tests.handlers.toy import next_round, toy_network, toy_trainer, weights
 from tests.methods import engine_of
 from tests.networks.sam.tiny import tiny_network
 
-DECODER, PLAIN = ["sam.mask_decoder.*"], tiny_network(experts=0)
+DECODER, PLAIN, TOY = ["sam.mask_decoder.*"], tiny_network(experts=0), toy_network()
 
 
-def test_load_balance_is_averaged_over_layers():
+def test_load_balance_and_its_gradient_match_hand_computed_values():
     share = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.25, 0.25, 0.25, 0.25]])
     probability = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.7, 0.1, 0.1, 0.1]])
     # 4 (0.2 + 0.075 + 0.05 + 0) = 1.3; even use is 1 whatever the probabilities
     torch.testing.assert_close(pfedsam.load_balance(share, probability), torch.tensor((1.3 + 1.0) / 2))
-
-
-def test_load_balance_gradient_flows_only_through_probability():
     share = torch.tensor([[0.75, 0.25]], requires_grad=True)
     probability = torch.tensor([[0.6, 0.4]], requires_grad=True)
     pfedsam.load_balance(share, probability).backward()
@@ -40,22 +37,19 @@ def test_load_balance_gradient_flows_only_through_probability():
     torch.testing.assert_close(probability.grad, torch.tensor([[1.5, 0.5]]))
 
 
-def routed(routing: Routing | None) -> Any:
+def engine_with_routing(routing: Routing | None) -> Any:
     prediction: Any = torch.zeros(1, 1, 2, 2)
     prediction.sam_outputs = SamOutputs(SamPath.PERSONAL, routing)
     return engine_of(output={"pred": prediction, "loss": torch.tensor(2.0)})
 
 
-def test_load_balance_term_adds_weighted_mean():
+def test_load_balance_term_adds_weighted_mean_on_personal_path():
     share = torch.tensor([[0.5, 0.5, 0, 0], [0.25, 0.25, 0.25, 0.25]])
-    engine = routed(Routing(share, share, (8, 8)))
+    engine = engine_with_routing(Routing(share, share, (8, 8)))
     pfedsam.LoadBalanceTerm()(engine)
     assert engine.state.terms["load_balance"] == 1.5  # 4 x 0.5 and 4 x 0.25
     assert engine.state.output["loss"] == pytest.approx(2.015)
-
-
-def test_load_balance_term_skips_global_path():
-    engine = routed(None)
+    engine = engine_with_routing(None)
     pfedsam.LoadBalanceTerm()(engine)
     assert engine.state.output["loss"] == 2
     assert not hasattr(engine.state, "terms")
@@ -95,16 +89,8 @@ def test_mutual_distillation_teaches_trained_path(path):
         (pfedsam.LoadBalanceTerm, PLAIN, "terms#load_balance: expected a network with experts"),
         (pfedsam.ExpertUsage, PLAIN, r"after#expert_usage \(ExpertUsage\): expected a network with experts"),
         (pfedsam.MutualDistillationTerm, PLAIN, "found a SAM network without experts; set .*to 4, or disable"),
-        (
-            pfedsam.MutualDistillationTerm,
-            toy_network(),
-            "mutual_kd: expected a SAM network with experts, found Sequential",
-        ),
-        (
-            pfedsam.DecoupledStages,
-            toy_network(),
-            r"DecoupledStages\): expected a network with a global and a personal path",
-        ),
+        (pfedsam.MutualDistillationTerm, TOY, "mutual_kd: expected a SAM network with experts, found Sequential"),
+        (pfedsam.DecoupledStages, TOY, r"DecoupledStages\): expected a network with a global and a personal path"),
     ],
 )
 def test_networks_without_experts_are_refused_before_training(handler, network, message):
@@ -114,8 +100,8 @@ def test_networks_without_experts_are_refused_before_training(handler, network, 
     assert trainer.state.iteration == 0
 
 
-def held(engine: Any) -> dict[str, torch.Tensor]:
-    """Weights, and the optimizer's moments of each, whose names begin with the weight's."""
+def weights_and_moments(engine: Any) -> dict[str, torch.Tensor]:
+    """Weights, and the optimizer's moments of each; their names begin with the weight's."""
     found = weights(engine.network)
     for name, weight in engine.network.named_parameters():
         found |= {f"{name} {key}": each.clone() for key, each in engine.optimizer.state.get(weight, {}).items()}
@@ -131,20 +117,20 @@ def test_stages_train_only_selected_parts(decoder, both, checkpointing):
     before: dict[str, torch.Tensor] = {}
 
     def look(engine: Any) -> None:
-        after, path = held(engine), sam_outputs(engine.state.output["pred"]).path
+        after, path = weights_and_moments(engine), sam_outputs(engine.state.output["pred"]).path
         moved = {name for name, each in after.items() if name not in before or not torch.equal(each, before[name])}
         seen.append((engine.state.stage, path, {name.partition(" ")[0] for name in moved}))
 
     terms = [pfedsam.MutualDistillationTerm(), pfedsam.LoadBalanceTerm()]
-    trainer = sam_trainer([pfedsam.DecoupledStages(both=both), *terms], network=network, steps=3)
-    trainer.add_event_handler(Events.ITERATION_STARTED, lambda engine: before.update(held(engine)))
+    trainer = sam_trainer([pfedsam.DecoupledStages(both=both), *terms], network=network, steps=2)
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda engine: before.update(weights_and_moments(engine)))
     trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, look)
     for round in range(2):  # in the second one both halves have moments and gradients to drift by
         next_round(trainer, round, 2)
     split = network.key_split()
     always = {name for name in (*split.shared, *split.personal) if both and "mask_decoder" in name}
     first = ("global", SamPath.GLOBAL, {*split.shared, *always})
-    assert seen == [first, first, ("personal", SamPath.PERSONAL, {*split.personal, *always})] * 2
+    assert seen == [first, ("personal", SamPath.PERSONAL, {*split.personal, *always})] * 2
 
 
 def test_invalid_both_patterns_are_refused():

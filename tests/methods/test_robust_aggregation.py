@@ -1,4 +1,4 @@
-"""What robust rules have in common: every answer is kept until the round ends, and small sums by hand."""
+"""The base class of robust rules: replies are kept until the round ends; small sums by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Sum(RobustAggregation):
 START = {"w": torch.tensor([0.5])}
 
 
-def attached() -> Sum:
+def attach() -> Sum:
     return Sum().attach(Server(["a", "b", "c", "d"], 5, weights=START))
 
 
@@ -36,7 +36,7 @@ def sent(site: str, value: float, n: int = 1) -> Message:
 
 
 def test_answers_are_combined_in_name_order_at_round_end():
-    strategy = attached()
+    strategy = attach()
     assert strategy.configure(0)["d"].tensors["w"].tolist() == [0.5]
     for site, value, n in (("c", 4.0, 2), ("a", 1.0, 1), ("b", 2.0, 3)):
         strategy.accept(0, site, sent(site, value, n))
@@ -47,7 +47,7 @@ def test_answers_are_combined_in_name_order_at_round_end():
 
 
 def test_answers_of_unfinished_round_are_discarded():
-    strategy = attached()
+    strategy = attach()
     strategy.configure(0)
     for site in "ab":
         strategy.accept(0, site, sent(site, 1.0))

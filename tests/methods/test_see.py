@@ -1,4 +1,4 @@
-"""SEE: scores, selection and weights by hand, a store keyed by image, prompts, rounds that go on to the same bits."""
+"""SEE: scores, selection and weights by hand, the store of labels, prompts, and repeated rounds."""
 
 from __future__ import annotations
 
@@ -22,11 +22,6 @@ from tests.methods import engine_of
 from tests.networks.sam.tiny import tiny_sam
 
 ONE, TWO = "1" * 64, "2" * 64
-
-
-def test_uncertainty_matches_hand_computed_values():
-    found = see.uncertainty(torch.tensor([0.0, 0.5, 1.0, 0.25]).view(1, 1, 1, 4)).flatten()
-    torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 0.0, 0.8112781]), atol=1e-5, rtol=0)
 
 
 def label(unsure: int, foreground: int) -> torch.Tensor:
@@ -61,9 +56,7 @@ def test_scores_match_hand_computed_values():
     pseudo = label(9, 40)
     assert see.label_scores(pseudo, pseudo) == pytest.approx((0.09, 9 / 91, 0.0), abs=1e-5)
     assert see.label_scores(pseudo, 1 - pseudo).change == pytest.approx(0.0, abs=1e-5), "what has turned round is sure"
-    assert see.label_scores(pseudo, 0.5 + 0 * pseudo).change == pytest.approx(0.91), (
-        "what was one half has changed by one half"
-    )
+    assert see.label_scores(pseudo, 0.5 + 0 * pseudo).change == pytest.approx(0.91), "one half has changed by one half"
     assert see.label_scores(0.5 + 0 * pseudo, pseudo)[:2] == (1.0, pytest.approx(1e12)), "a number that can be stored"
 
 
@@ -187,7 +180,6 @@ def test_refiner_prompts_sam_with_boxes_points_and_mask():
     mask[0, 4:16, 4:12] = 1
     weak[0, 8, 6], weak[0, 46, 30], weak[0, 47, 31] = 1, 0, 0
     refined = see.SamRefiner(sam, 64)(image, mask, weak)  # type: ignore[arg-type]
-    assert refined is not None
     assert refined.shape == (1, 48, 32)
     assert refined[0, :22].min() > 1 - 1e-6
     assert refined[0, 26:].max() < 1e-9
@@ -241,7 +233,7 @@ def test_points_come_from_mask_without_both_drawn_classes(drawn):
 
 def test_term_builds_configured_sam(monkeypatch, tmp_path):
     calls: list[tuple] = []
-    term, engine = refined_by(monkeypatch, tmp_path, [], {}, None, base="vit_b", sam_size=64)
+    term, engine = refining_term(monkeypatch, tmp_path, [], {}, None, base="vit_b", sam_size=64)
     monkeypatch.setattr(see, "_shared_sam", lambda *given: calls.append(given) or nn.Identity())
     term._refine(engine)
     assert calls == [("vit_b", "x", 64)]
@@ -265,7 +257,6 @@ def test_refiner_runs_with_real_sam():
     mask = torch.zeros(1, 48, 32)
     mask[0, 4:24, 4:24] = 1
     refined = see.SamRefiner(sam, 64)(torch.rand(3, 48, 32), mask, None)
-    assert refined is not None
     assert refined.shape == (1, 48, 32)
     assert 0 <= refined.min() <= refined.max() <= 1
 
@@ -273,7 +264,7 @@ def test_refiner_runs_with_real_sam():
 def published_loss(logits: torch.Tensor, labels: list[torch.Tensor]) -> torch.Tensor:
     """`compute_loss` and `structure_loss` of the public code for one image, without the term against one half.
 
-    The weights, by whose mean a label's loss is scaled there, count inside of it as well, as in the paper.
+    The weights (their mean scales a label's loss there) count inside of it as well, as in the paper.
     """
     whole = torch.zeros(())
     for pseudo in labels:
@@ -298,9 +289,8 @@ def test_loss_matches_public_code(count):
     value = term.value(None, engine)
     each = [published_loss(logits[[i]], [batch[[i], [b]][None] for b in range(count)]) for i in range(2)]
     torch.testing.assert_close(value, torch.stack(each).mean(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(
-        engine.state.terms["see_weight"], (1 - see.uncertainty(batch.flatten(0, 1)[:, None])).mean()
-    )
+    weight = (1 - see.uncertainty(batch.flatten(0, 1)[:, None])).mean()
+    torch.testing.assert_close(engine.state.terms["see_weight"], weight)
     assert engine.state.terms["see_labelled"] == 0, "before it has seen the site's images"
 
 
@@ -330,8 +320,8 @@ def test_pseudo_labels_are_applied_to_own_split(split, pseudo, logit):
     torch.testing.assert_close(value, weight.mean() * StructureLoss()(plane(logit), plane(pseudo), weight))
 
 
-def refined_by(monkeypatch, tmp_path, records, item, refine, **options) -> tuple[see.RefinedLabelTerm, Any]:
-    """A term whose SAM is ``refine``, and an engine whose network says one half everywhere."""
+def refining_term(monkeypatch, tmp_path, records, item, refine, **options) -> tuple[see.RefinedLabelTerm, Any]:
+    """A term with ``refine`` as SAM, and an engine with a network that predicts one half everywhere."""
     monkeypatch.setattr(see, "_shared_sam", lambda *given: nn.Identity())
     monkeypatch.setattr(see, "SamRefiner", lambda sam, size: refine)
     data = SimpleNamespace(records=lambda split: [{"image_sha256": each} for each in records])
@@ -349,7 +339,7 @@ def test_weak_label_overrides_prediction(monkeypatch, tmp_path):
         calls.append((mask, label))
         return torch.tensor([[[1.0, 0.9], [0.6, 0.0]]])
 
-    term, engine = refined_by(monkeypatch, tmp_path, [ONE], {"image": torch.rand(3, 2, 2), "label": weak}, refine)
+    term, engine = refining_term(monkeypatch, tmp_path, [ONE], {"image": torch.rand(3, 2, 2), "label": weak}, refine)
     term._refine(engine)
     ((mask, label_),) = calls
     assert mask.tolist() == [[[1.0, 0.5], [0.0, 0.5]]]
@@ -367,7 +357,7 @@ def test_unlabelled_split_ignores_labels_in_eval_mode(monkeypatch, tmp_path):
         calls.append((mask, label))
 
     item = {"image": torch.rand(3, 2, 2), "label": torch.ones(1, 2, 2)}
-    term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, refine, split="unlabelled")
+    term, engine = refining_term(monkeypatch, tmp_path, [ONE], item, refine, split="unlabelled")
 
     def inferer(images, network):
         modes.append(network.training)
@@ -382,14 +372,14 @@ def test_unlabelled_split_ignores_labels_in_eval_mode(monkeypatch, tmp_path):
 
 
 def rounds_of(monkeypatch, tmp_path, answers, **options):
-    """A term whose SAM answers with these values in turn, and a function of a round to what it then has."""
+    """A term with a SAM that returns these values in turn, and a function that gives its labels after a round."""
     given_ = iter(answers)
     item = {"image": torch.rand(3, 2, 2), "label": torch.tensor([[[1.0, 255.0], [255.0, 255.0]]])}
 
     def refine(image, mask, label):
         return torch.full((1, 2, 2), next(given_))
 
-    term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, refine, **options)
+    term, engine = refining_term(monkeypatch, tmp_path, [ONE], item, refine, **options)
 
     def after(number: int) -> list[float]:
         engine.state.round = number
@@ -417,7 +407,7 @@ def test_current_and_previous_round_can_be_repeated(monkeypatch, tmp_path, again
 
 
 def test_change_is_measured_against_previous_prediction(monkeypatch, tmp_path):
-    term, engine = refined_by(monkeypatch, tmp_path, [ONE], {"image": torch.rand(3, 2, 2)}, None, split="unlabelled")
+    term, engine = refining_term(monkeypatch, tmp_path, [ONE], {"image": torch.rand(3, 2, 2)}, None, split="unlabelled")
     monkeypatch.setattr(see, "SamRefiner", lambda sam, size: lambda image, mask, label: torch.ones(1, 2, 2))
     for number, chance in enumerate((0.2, 0.4, 0.6)):  # fifths, which eight bits hold exactly
         engine.state.round = number
@@ -428,7 +418,7 @@ def test_change_is_measured_against_previous_prediction(monkeypatch, tmp_path):
     assert changes == pytest.approx([0.7219281, 0.7219281, 0.9709506], abs=1e-5)
 
 
-def test_components_are_joined_diagonally_and_boxed_by_size():
+def test_largest_components_are_boxed_and_joined_diagonally():
     mask = torch.zeros(20, 40, dtype=torch.bool)
     mask[2:4, 2:4] = True
     mask[4:6, 4:6] = True  # touches the first at a corner: 8 pixels together
@@ -442,9 +432,6 @@ def test_components_are_joined_diagonally_and_boxed_by_size():
     # shares of the image: 10 wide and 4 high, with a twentieth of that on either side
     assert parts.boxes[0].tolist() == pytest.approx([19.5 / 40, 9.8 / 20, 30.5 / 40, 14.2 / 20])
     assert see.connected_components(torch.ones(5, 7, dtype=torch.bool)).boxes.tolist() == [[0, 0, 1, 1]]
-
-
-def test_specks_are_labelled_but_not_boxed():
     mask = torch.zeros(100, 100, dtype=torch.bool)
     mask[0, :4] = True  # 4 pixels of 10,000 are less than 5e-4
     mask[50, :5] = True
@@ -452,9 +439,6 @@ def test_specks_are_labelled_but_not_boxed():
     assert len(parts.numbers) == len(parts.boxes) == 1
     assert int((parts.labels > 0).sum()) == 9
     assert see.connected_components(torch.zeros(4, 4, dtype=torch.bool)).boxes.shape == (0, 4)
-
-
-def test_only_largest_components_are_boxed():
     mask = torch.zeros(40, 40, dtype=torch.bool)
     for number in range(12):
         row, column = 10 * (number // 4), 10 * (number % 4)

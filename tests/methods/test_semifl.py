@@ -1,4 +1,4 @@
-"""SemiFL: the term that mixes images, and a server that tunes the average on its labelled images."""
+"""SemiFL: the mixup term, and a server that tunes the average on its labelled images."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run(tune, answers=((1, 2.0), (3, 6.0)), *, rounds=1):
     return strategy.global_weights
 
 
-def test_server_tunes_mean_of_each_round():
+def test_server_tunes_mean_of_each_round_with_answers():
     seen = []
 
     def tune(weights, round):
@@ -75,9 +75,6 @@ def test_server_tunes_mean_of_each_round():
     assert seen == [(0, [5.0, 5.0]), (1, [5.0, 5.0])]  # (1 * 2 + 3 * 6) / 4, each round of the same answers
     assert found["w"].tolist() == [50.0, 50.0]
     assert found["n"].item() == 4  # the counter of the largest site, one more for the server's step
-
-
-def test_round_without_answers_is_not_tuned():
     assert run(lambda weights, round: 1 / 0, ())["w"].tolist() == [0.0, 0.0]
 
 

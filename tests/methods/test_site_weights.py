@@ -1,4 +1,4 @@
-"""Weights that sites' numbers lead to: what a round is averaged with, and going on, all by hand."""
+"""Site weights that follow the sites' numbers: the weighted mean, limits and stored state, all by hand."""
 
 from __future__ import annotations
 
@@ -40,16 +40,6 @@ def one_round(strategy: GivenWeights, *answers: Message, round: int = 0) -> floa
     return strategy.global_weights["w"].item()
 
 
-def test_counters_come_from_first_site_with_equal_weights():
-    start = {"w": torch.zeros(1), "count": torch.tensor(0)}
-    strategy = GivenWeights(equal_start=True).attach(Server(["a", "b"], 5, weights=start))
-    strategy.configure(0)
-    for site, count in (("b", 2), ("a", 1)):
-        strategy.accept(0, site, replace(reply(site, 0.0, 1.0, 1), tensors={**start, "count": torch.tensor(count)}))
-    strategy.finish(0)
-    assert strategy.global_weights["count"].item() == 1
-
-
 def test_first_round_uses_image_counts_and_imputed_numbers():
     strategy = GivenWeights().attach(SERVER)
     assert one_round(strategy, reply("a", 0.0, 1.0, 1), reply("b", 8.0, 5.0, 3)) == 6.0
@@ -87,6 +77,13 @@ def test_equal_start_ignores_image_counts():
     assert strategy.weights == {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}
     assert one_round(strategy, reply("a", 0.0, 1.0, 1), reply("b", 8.0, 5.0, 10**6)) == 4.0
     assert strategy.calls[0][1].tolist() == [1 / 3, 1 / 3, 1 / 3]
+    start = {"w": torch.zeros(1), "count": torch.tensor(0)}
+    strategy = GivenWeights(equal_start=True).attach(Server(["a", "b"], 5, weights=start))
+    strategy.configure(0)
+    for site, count in (("b", 2), ("a", 1)):
+        strategy.accept(0, site, replace(reply(site, 0.0, 1.0, 1), tensors={**start, "count": torch.tensor(count)}))
+    strategy.finish(0)
+    assert strategy.global_weights["count"].item() == 1
 
 
 def test_site_without_number_is_refused():
@@ -142,7 +139,7 @@ def test_largest_share_caps_learned_weights(share, counts, caplog):
     # a alone has other weights than the model: what is left of them is a's part of the mean
     answers = [reply("a", 4.0, 1.0, 1), reply("b", 0.0, 1.0, 1), reply("c", 0.0, 1.0, 1)]
     assert one_round(strategy, *answers, round=1) == pytest.approx(4 * counts[0], rel=1e-6)
-    assert strategy.calls[1][1].tolist() == list(strategy.weights.values()), "it goes on from what counted"
+    assert strategy.calls[1][1].tolist() == list(strategy.weights.values()), "it continues from the limited weights"
 
 
 def test_unreached_cap_does_not_change_result():

@@ -1,4 +1,4 @@
-"""What holds for every strategy, whatever it makes of answers: whom it writes to, and how a stored round goes on."""
+"""Every strategy writes to all sites, resumes from a stored round and discards unfinished replies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Headed(ToyNet):
 NETWORKS = dict.fromkeys(SITES, Headed)
 ALGORITHM = {"algorithm": server_algorithm, "networks": NETWORKS}
 TWICE = {"warm_start": lambda weights: {name: 2 * tensor for name, tensor in weights.items()}}
-#: Class to its options, and what it needs of a server.
+#: Options and arguments of the server by class.
 STRATEGIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "apple.Apple": ({}, {}),
     "coordinate_median.CoordinateMedian": ({}, {}),
@@ -56,7 +56,7 @@ STRATEGIES = {n: row for n, row in STRATEGIES.items() if find_spec(f"samfed_mona
 NAMES = list(STRATEGIES)
 
 
-def attached(name: str) -> Strategy:
+def attach(name: str) -> Strategy:
     module, _, kind = name.partition(".")
     options, needs = STRATEGIES[name]
     made: Strategy = getattr(import_module(f"samfed_monai.methods.{module}"), kind)(**options)
@@ -65,7 +65,7 @@ def attached(name: str) -> Strategy:
 
 
 def a_round(strategy: Strategy, round: int, sites: tuple[str, ...] = SITES) -> None:
-    """A round in which sites answer with numbers of their own."""
+    """A round in which each site sends other numbers."""
     strategy.configure(round)
     for site in sites:
         draw = torch.Generator().manual_seed(100 * round + SITES.index(site))
@@ -84,7 +84,7 @@ def a_round(strategy: Strategy, round: int, sites: tuple[str, ...] = SITES) -> N
     strategy.refine(round)
 
 
-#: Terms whose means move weights of sites.
+#: The means of these terms move weights of sites.
 TERMS = ("local_mixup_all", "generalisation_gap")
 
 
@@ -96,7 +96,7 @@ def same(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_configure_addresses_every_site_and_round(name):
-    strategy = attached(name)
+    strategy = attach(name)
     for round in (0, 1):
         messages = strategy.configure(round)
         assert list(messages) == list(SITES)
@@ -108,7 +108,7 @@ def test_configure_addresses_every_site_and_round(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_strategy_resumes_bitwise_equal(name):
-    strategy, other = attached(name), attached(name)
+    strategy, other = attach(name), attach(name)
     a_round(strategy, 0, SITES[:4])  # one was away
     for round in (1, 2):
         weights = {key: strategy.global_weights[key].clone() for key in sorted(strategy.global_weights)}  # as in a file
@@ -124,7 +124,7 @@ def test_strategy_resumes_bitwise_equal(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loaded_round_discards_unfinished_answers(name):
-    strategy, other = attached(name), attached(name)
+    strategy, other = attach(name), attach(name)
     for each in (strategy, other):
         a_round(each, 0)
     weights, state = ({k: t.clone() for k, t in each.items()} for each in (other.global_weights, other.state_dict()))

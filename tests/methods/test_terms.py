@@ -1,4 +1,4 @@
-"""What terms of methods ask a batch, its guides and the network for: what is missing is refused in the term's name."""
+"""Terms of methods refuse missing views, guides, streams and unsuitable networks by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.handlers.toy import Shown, toy_loader, toy_network, toy_trainer
 from tests.methods import engine_of
 
 DATA = {"data": None, "transform": None, "split": "unlabelled"}
-#: Class to what it needs, the views that it asks for, and its options that name a guide.
+#: Arguments, required views and options that name a guide, by class.
 TERMS: dict[str, tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = {
     "cpss.StyleSwapTerm": ({}, ("image_strong",), ("guide",)),
     "drflm.LocalMixUpTerm": ({}, ("image",), ("guide",)),
@@ -33,7 +33,7 @@ TERMS: dict[str, tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = {
 TERMS = {name: row for name, row in TERMS.items() if find_spec(f"samfed_monai.methods.{name.partition('.')[0]}")}
 VIEWS = [(name, view) for name, (_, views, _) in TERMS.items() for view in views]
 GUIDES = [(name, option) for name, (_, _, options) in TERMS.items() for option in options]
-#: Terms that look at features of an encoder, or of a network of their own, and what they expect of one.
+#: Terms with requirements for the network.
 OF_A_NETWORK = {
     "cpss.StyleSwapTerm": "an encoder that returns ",
     "fedca.ContrastiveTerm": "an encoder that returns ",

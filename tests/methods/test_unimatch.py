@@ -1,4 +1,4 @@
-"""UniMatch: channels of encoders that are dropped, and the term of two strong views and a feature stream."""
+"""UniMatch: dropped encoder channels, and the term of two strong views and a feature stream."""
 
 from __future__ import annotations
 
@@ -75,9 +75,8 @@ def given(**kwargs: Any) -> Guidance:
     image, second = (torch.rand(2, 3, 4, 4, generator=generator) for _ in range(2))
     weak = torch.rand(2, 1, 4, 4, generator=generator)
     student = torch.randn(2, 1, 4, 4, generator=generator)
-    return Guidance(
-        student=student, weak_view=weak, guides={}, batch={"image": image, "image_strong2": second}, **kwargs
-    )
+    batch = {"image": image, "image_strong2": second}
+    return Guidance(student=student, weak_view=weak, guides={}, batch=batch, **kwargs)
 
 
 def loss(logits: Tensor, weak: Tensor, tau: float) -> Tensor:
