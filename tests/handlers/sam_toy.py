@@ -8,19 +8,13 @@ from typing import Any
 import torch
 from monai.engines import SupervisedTrainer
 
-from samfed_monai.losses import StructureLoss
 from samfed_monai.networks import SamNetwork
-from tests.handlers.toy import toy_loader
+from tests.handlers.toy import toy_loader, toy_trainer
 from tests.networks.sam.tiny import tiny_network, wake
 
 
 def sam_trainer(
-    handlers: Iterable[Any],
-    *,
-    network: SamNetwork | None = None,
-    steps: int = 4,
-    epochs: int = 1,
-    optimizer: Any = None,
+    handlers: Iterable[Any], *, network: SamNetwork | None = None, optimizer: Any = None, steps: int = 4
 ) -> SupervisedTrainer:
     """AdamW with a weight decay too large to overlook."""
     if network is None:
@@ -28,14 +22,5 @@ def sam_trainer(
         wake(network)
     if optimizer is None:
         optimizer = torch.optim.AdamW(network.parameter_groups(), lr=1e-3, weight_decay=0.5)
-    return SupervisedTrainer(
-        device=torch.device("cpu"),
-        max_epochs=epochs,
-        train_data_loader=toy_loader(keys=("image", "label")),
-        network=network,
-        optimizer=optimizer,
-        loss_function=StructureLoss(kernel_size=3),
-        epoch_length=steps,
-        train_handlers=list(handlers),
-        decollate=False,
-    )
+    loader = toy_loader(keys=("image", "label"))
+    return toy_trainer(handlers, network=network, loader=loader, optimizer=optimizer, steps=steps, decollate=False)

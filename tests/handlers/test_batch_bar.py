@@ -1,4 +1,4 @@
-"""The bar over an engine's batches: in a log, the first state and the last one, a line each."""
+"""The progress bar over an engine's batches: a log has its first and last state."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ def run(batches: int, epochs: int = 1, stop_at: int = 0, fail_at: int = 0) -> No
     engine.run(range(batches), max_epochs=epochs)
 
 
-def shown(capsys) -> list[str]:
+def printed_lines(capsys) -> list[str]:
     return [line.partition(" [")[0].replace(" ", "") for line in capsys.readouterr().err.splitlines()]
 
 
 def test_evaluation_log_has_first_and_last_state(capsys):
     run(4)
-    assert shown(capsys) == ["segmenting:0%||0/4", "segmenting:100%|##########|4/4"]
+    assert printed_lines(capsys) == ["segmenting:0%||0/4", "segmenting:100%|##########|4/4"]
 
 
 def test_each_epoch_has_own_bar(capsys):
     run(2, epochs=2)
-    heads = [line.partition(":")[0] for line in shown(capsys)]
+    heads = [line.partition(":")[0] for line in printed_lines(capsys)]
     assert heads == ["segmenting,epoch1of2"] * 2 + ["segmenting,epoch2of2"] * 2
 
 
 def test_terminated_run_shows_last_state(capsys):
     run(4, stop_at=3)
-    assert shown(capsys)[-1] == "segmenting:75%|#######5|3/4"
+    assert printed_lines(capsys)[-1] == "segmenting:75%|#######5|3/4"
 
 
 def test_error_is_passed_on(capsys):

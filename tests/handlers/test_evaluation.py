@@ -1,4 +1,4 @@
-"""Scores of every image that an evaluator sees; what an evaluation of sites refuses, and how it averages."""
+"""Scores of every image of an evaluator; refusals and averages of an evaluation of sites."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from samfed_monai.handlers.evaluation import ScoreHandler, safe_name, write_scor
 
 
 class Half(torch.nn.Module):
-    """Predicts the left half of every image, whatever it shows."""
+    """Predicts the left half of every image."""
 
     def forward(self, images):
         logits = torch.full_like(images[:, :1], -5.0)

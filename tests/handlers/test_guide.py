@@ -1,4 +1,4 @@
-"""Guides against numbers computed by hand."""
+"""Guides against hand-computed numbers."""
 
 from __future__ import annotations
 
@@ -24,16 +24,13 @@ from samfed_monai.handlers.guide import NetworkCopy
 from tests.handlers.toy import next_round, same, toy_loader, toy_network, toy_trainer, weights
 
 
-def test_batch_without_guide_key_is_refused_with_hint() -> None:
+def test_batch_without_guide_key_or_of_other_size_is_refused() -> None:
     message = (
         r"guides#sam \(BatchGuide\) -> key: expected the key 'teacher', found an unlabelled batch with \['image'\]; "
         r"fill the soft-mask store and give store_dir and teacher_sha256 .* or disable guides#sam"
     )
     with pytest.raises(Refused, match=message):
         BatchGuide()({"image": torch.zeros(1, 3, 4, 4)}, None)  # type: ignore[arg-type]
-
-
-def test_guide_of_other_size_is_refused() -> None:
     batch = {"image": torch.zeros(1, 3, 8, 8), "teacher": torch.zeros(1, 1, 4, 4)}
     with pytest.raises(Refused, match=r"expected the image's \(8, 8\), found \(4, 4\) pixels; add 'teacher' to the"):
         BatchGuide()(batch, None)  # type: ignore[arg-type]
@@ -132,7 +129,7 @@ class CountedEma(EmaGuide):
         return super().__call__(batch, engine)
 
 
-def trained_with(guides: list[Any], terms: list[Any]) -> dict[str, torch.Tensor]:
+def train_with(guides: list[Any], terms: list[Any]) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=guides), *terms, TermLogger()])
     next_round(trainer, 0, 2)
@@ -145,14 +142,14 @@ def own_labels(**settings: Any) -> PseudoLabelTerm:
 
 def test_unread_guides_are_not_computed_and_weights_are_equal() -> None:
     unread, read, whole = CountedEma(), CountedEma(), GlobalGuide()
-    without = trained_with([unread, whole], [own_labels()])
+    without = train_with([unread, whole], [own_labels()])
     assert unread.calls == 0
     for guide in (unread, whole):
         with pytest.raises(RuntimeError, match="no weights were copied yet"):
             guide._copy.network  # noqa: B018
     term = own_labels()
     term.by_image = True  # as if the value depended on the reliability
-    assert same(without, trained_with([read], [term]))
+    assert same(without, train_with([read], [term]))
     assert read.calls == 3
 
 
@@ -183,5 +180,5 @@ def test_weak_view_is_predicted_only_if_read(student: str, predicted: bool) -> N
 
 def test_every_guide_is_computed_without_terms() -> None:
     guide = CountedEma()
-    trained_with([guide], [])
+    train_with([guide], [])
     assert guide.calls == 3

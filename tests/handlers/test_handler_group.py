@@ -1,4 +1,4 @@
-"""The bundle's parts as one handler."""
+"""Handlers of a bundle as one handler."""
 
 from __future__ import annotations
 

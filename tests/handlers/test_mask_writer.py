@@ -1,4 +1,4 @@
-"""What a folder of masks takes, and what it leaves as it is."""
+"""Folders of masks: names, records, existing files and order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check(folder: MaskFolder, *names: str, images: Path | None = None) -> list[s
 
 def test_record_is_written_with_first_mask_and_reused(tmp_path: Path) -> None:
     assert check(MaskFolder(tmp_path / "out", MADE_WITH)) == []
-    assert not (tmp_path / "out").exists(), "a folder that was only looked at is not made"
+    assert not (tmp_path / "out").exists(), "a check does not create the folder"
     for _ in range(2):
         folder = MaskFolder(tmp_path / "out", MADE_WITH)
         assert check(folder, "deep/a.png", images=tmp_path / "out" / "in") == [], "the folder above the images is taken"
@@ -91,15 +91,15 @@ def test_clash_of_mask_and_probability_names_is_refused(tmp_path: Path) -> None:
     MaskWriter(**made)
 
 
-def predicted(name: int) -> dict[str, object]:
-    """A batch of one image, 4 x 6 px, whose left half is foreground."""
+def prediction_of(name: int) -> dict[str, object]:
+    """A batch of one image, 4 x 6 px; its left half is foreground."""
     mask = torch.zeros(1, 1, 4, 6)
     mask[..., :3] = 1
     return {"id": f"{name:03d}", "pred": mask[0], "probability": mask[0]}
 
 
 def engine_with(writer: MaskWriter) -> Engine:
-    engine = Engine(lambda _, name: [predicted(name)])
+    engine = Engine(lambda _, name: [prediction_of(name)])
     writer.attach(engine)
     return engine
 
@@ -117,7 +117,7 @@ def test_all_masks_are_written_in_order(tmp_path: Path) -> None:
 def test_failed_write_stops_run(tmp_path: Path) -> None:
     (tmp_path / "002.png").mkdir()
     writer, seen = MaskWriter(output_dir=tmp_path), []
-    engine = Engine(lambda _, name: [predicted(seen.append(name) or name)])  # type: ignore[func-returns-value]
+    engine = Engine(lambda _, name: [prediction_of(seen.append(name) or name)])  # type: ignore[func-returns-value]
     writer.attach(engine)
     with pytest.raises(IsADirectoryError):
         engine.run(range(20 * _MOST_PENDING))
@@ -142,4 +142,4 @@ def test_non_default_options_are_in_record(tmp_path: Path, option: str, value: A
         MaskWriter(**made, **{option: usual})
     made["output_dir"] = tmp_path / "plain"
     engine_with(MaskWriter(**made, **{option: usual})).run([0])
-    assert option not in read_json(tmp_path / "plain" / RECORD), "as it was before there was the option"
+    assert option not in read_json(tmp_path / "plain" / RECORD), "as in older records"

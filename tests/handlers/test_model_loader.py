@@ -1,4 +1,4 @@
-"""The best epoch is kept, and so is a row of each."""
+"""The weights of the best epoch are kept."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_last_epoch_is_saved_without_validation(tmp_path: Path) -> None:
         return toy_trainer([BestWeightsSaver(evaluator=engine_and_evaluator()[1], path=path)])
 
     first = trainer()
-    for number in range(2):  # it goes on
+    for number in range(2):  # the second round continues
         next_round(first, number, 2)
     assert safe_load(path)["0.bias"].equal(first.network.state_dict()["0.bias"])
     with pytest.raises(Refused, match=r"best\.safetensors: expected no file before .*; choose another output_dir"):

@@ -1,4 +1,4 @@
-"""Public images as a common language: soft masks of them, and steps on them that change no bit where they must not."""
+"""Soft masks of public images, and training steps on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rounds of an engine: which one it is, steps, learning rates by hand, seeds, and a site that diverges."""
+"""Rounds of an engine: numbers, steps, learning rates by hand, seeds, and a site that diverges."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_invalid_arguments_are_refused_together() -> None:
 
 
 class Site:
-    """A guided trainer and the one thing a federation asks of it."""
+    """A guided trainer of a site, and its rounds."""
 
     def __init__(self, seed: int = 0, site: str = "site-1") -> None:
         labelled, unlabelled = toy_loader(10, 1), toy_loader(12, 2)

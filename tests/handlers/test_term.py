@@ -1,4 +1,4 @@
-"""Terms: their schedules; what they add, record and refuse; what is learned of teacher and student in a round."""
+"""Terms: schedules, values, records and refusals, and the agreement of teacher and student in a round."""
 
 from __future__ import annotations
 
@@ -74,6 +74,12 @@ def engine_at(round: int, rounds: int, given: Guidance | None = None) -> Any:
     return SimpleNamespace(state=state)
 
 
+OUT_OF_RANGE = r"(?s)2 problems.*terms#three#weight: .*-1.*terms#three#fraction: .*1\.5"
+NOT_SOFT = "terms#pseudo_label#labels: expected 'hard' with the loss dice_ce"
+MISSPELT = r"(?s)2 problems.*#labels: .*'sotf'; did you mean 'soft'\?.*#loss: .*'structur'; did you mean 'structure'"
+OF_SAM, DISTILLATION = (PseudoLabelTerm, SamDistillationTerm), (SamDistillationTerm, GlobalDistillationTerm)
+
+
 class Three(Term):
     """A term of value 3 that needs nothing."""
 
@@ -139,21 +145,17 @@ def test_custom_pseudo_label_loss_is_used() -> None:
         assert torch.equal(found, expected)
 
 
-def test_strong_view_of_student_is_compared_with_sam() -> None:
+def test_student_can_be_strong_view_or_ema() -> None:
     given = guidance()
     engine = engine_at(0, 1, given)
     PseudoLabelTerm(student="strong", schedule="constant")(engine)
     agreement = agree(given.guides["sam"], given.student.sigmoid(), given.guides["ema"])
     assert torch.equal(engine.state.terms["agreement"], agreement.agreed.float().mean())
     assert not given.probabilities("strong", where="test").requires_grad
-
-
-def test_unknown_labels_and_losses_are_refused() -> None:
-    message = r"(?s)2 problems.*#labels: .*'sotf'; did you mean 'soft'\?.*#loss: .*'structur'; did you mean 'structure'"
-    with pytest.raises(Refused, match=message):
-        PseudoLabelTerm(labels="sotf", loss="structur")
-    with pytest.raises(Refused, match="terms#pseudo_label#labels: expected 'hard' with the loss dice_ce"):
-        PseudoLabelTerm(labels="soft", loss="dice_ce")
+    found = given.agree(AgreementSettings(student="ema"), where="terms#x")
+    expected = agree(given.guides["sam"], given.guides["ema"], given.weak)
+    assert torch.equal(found.weight, expected.weight)
+    assert torch.equal(found.reliability, expected.reliability)
 
 
 @pytest.mark.parametrize("adaptive", [True, False])
@@ -177,6 +179,7 @@ def test_global_distillation_has_default_weight_0_1() -> None:
     GlobalDistillationTerm()(engine)
     expected = distillation_kl(given.student, given.guides["global"], 2.0)
     torch.testing.assert_close(engine.state.output["loss"], 2.0 + 0.1 * expected)
+    assert [kind(temperature=0.5).temperature for kind in DISTILLATION] == [0.5, 0.5]
 
 
 def test_agreement_is_computed_once_for_equal_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,46 +193,31 @@ def test_agreement_is_computed_once_for_equal_settings(monkeypatch: pytest.Monke
     assert len(calls) == 2
 
 
-def test_student_can_be_ema() -> None:
-    given = guidance()
-    found = given.agree(AgreementSettings(student="ema"), where="terms#x")
-    expected = agree(given.guides["sam"], given.guides["ema"], given.weak)
-    assert torch.equal(found.weight, expected.weight)
-    assert torch.equal(found.reliability, expected.reliability)
-
-
-def test_unknown_guide_is_refused_before_first_step() -> None:
+def test_unknown_guide_or_missing_stream_is_refused_before_first_step() -> None:
     stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide(), GlobalGuide()])
     trainer = toy_trainer([stream, PseudoLabelTerm(teacher="sma")])
     expected = r"terms#pseudo_label: expected one of \['global', 'sam', 'strong', 'weak'\], "
     with pytest.raises(Refused, match=expected + r".*'sma'; did you mean 'sam'\?"):
         trainer.run()
     assert trainer.state.iteration == 0
-
-
-def test_term_without_stream_is_refused() -> None:
     with pytest.raises(Refused, match=r"terms#sam_kd: expected an UnlabelledStream .* enable stream, or disable"):
         toy_trainer([SamDistillationTerm()]).run()
 
 
-def test_invalid_arguments_are_refused_together() -> None:
-    with pytest.raises(Refused, match=r"(?s)2 problems.*terms#three#weight: .*-1.*terms#three#fraction: .*1\.5"):
-        Three(weight=-1, fraction=1.5)
-
-
-@pytest.mark.parametrize("term", [PseudoLabelTerm, SamDistillationTerm])
-def test_fault_25_unknown_rule_or_schedule_is_refused(term: Any) -> None:
-    with pytest.raises(Refused, match=r"terms#\w+#rule: .*did you mean 'teacher'"):
-        term(rule="teachr")
-    with pytest.raises(Refused, match=r"terms#\w+#schedule: .*did you mean 'constant'"):
-        term(schedule="constnt")
-
-
-@pytest.mark.parametrize("term", [SamDistillationTerm, GlobalDistillationTerm])
-def test_zero_temperature_is_refused(term: Any) -> None:
-    with pytest.raises(Refused, match="temperature: expected a number > 0, found 0"):
-        term(temperature=0)
-    assert term(temperature=0.5).temperature == 0.5
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (Three, {"weight": -1, "fraction": 1.5}, OUT_OF_RANGE),
+        *((kind, {"rule": "teachr"}, r"terms#\w+#rule: .*did you mean 'teacher'") for kind in OF_SAM),
+        *((kind, {"schedule": "constnt"}, r"terms#\w+#schedule: .*did you mean 'constant'") for kind in OF_SAM),
+        *((kind, {"temperature": 0}, "temperature: expected a number > 0, found 0") for kind in DISTILLATION),
+        (PseudoLabelTerm, {"labels": "soft", "loss": "dice_ce"}, NOT_SOFT),
+        (PseudoLabelTerm, {"labels": "sotf", "loss": "structur"}, MISSPELT),
+    ],
+)
+def test_fault_25_invalid_arguments_are_refused(kind: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        kind(**options)
 
 
 @pytest.mark.parametrize("first", ["logger", "terms"])
@@ -263,7 +251,7 @@ SURE = {"tau": TAU, "schedule": "constant"}
 
 
 def site_loader(*, misleading: bool) -> DataLoader:
-    """Ten images whose soft mask is the square, or, from a teacher that misleads, everything but the square."""
+    """Ten images; their soft mask is the square, or, from a wrong teacher, everything but the square."""
     items = toy_items(10, 0)
     for item in items:
         item["teacher"] = 1 - item["teacher"] if misleading else item["teacher"]

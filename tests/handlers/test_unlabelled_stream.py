@@ -1,4 +1,4 @@
-"""The stream of unlabelled batches: its order, its batches, and a site that must not learn from the public labels."""
+"""The stream of unlabelled batches: its order and batches, and sites that ignore public labels."""
 
 from __future__ import annotations
 
@@ -74,9 +74,14 @@ def test_batch_without_views_is_refused_with_missing_keys() -> None:
         toy_trainer([stream]).run()
 
 
-def test_duplicate_guide_names_are_refused() -> None:
+def test_invalid_options_are_refused() -> None:
     with pytest.raises(Refused, match="guides: expected unique names, found two guides named 'sam'"):
         UnlabelledStream(loader=[], guides=[BatchGuide(), BatchGuide(key="label")])
+    for value in (-0.1, 1.5):
+        with pytest.raises(Refused, match=r"stream#cutmix: expected a probability in \[0, 1\]"):
+            UnlabelledStream(loader=[], cutmix=value)
+    with pytest.raises(Refused, match=r"SupervisedWeight\) -> weight: expected a number >= 0, found -0.5"):
+        SupervisedWeight(weight=-0.5)
 
 
 def test_cutmix_mixes_images_and_guides_equally() -> None:
@@ -84,9 +89,8 @@ def test_cutmix_mixes_images_and_guides_equally() -> None:
     for index, item in enumerate(items):  # every image is flat, and so is its guide, so a mix can be read off
         item["image"] = torch.full((3, SIZE, SIZE), index / 4)
         item["image_strong"], item["teacher"] = item["image"], torch.full((1, SIZE, SIZE), index / 4)
-    stream = UnlabelledStream(
-        loader=DataLoader(Dataset(items), batch_size=4, num_workers=0), guides=[BatchGuide()], cutmix=1.0
-    )
+    loader = DataLoader(Dataset(items), batch_size=4, num_workers=0)
+    stream = UnlabelledStream(loader=loader, guides=[BatchGuide()], cutmix=1.0)
     trainer, seen = toy_trainer([stream], steps=1), []
     inferer = trainer.inferer
     trainer.inferer = lambda images, network: (seen.append(images), inferer(images, network))[1]
@@ -94,12 +98,6 @@ def test_cutmix_mixes_images_and_guides_equally() -> None:
     strong = seen[2][:, :1]  # after the labelled batch and the weak view
     assert torch.equal(strong, trainer.state.guidance.guides["sam"])
     assert len(strong[1].unique()) == 2
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.5])
-def test_invalid_cutmix_probability_is_refused(value: float) -> None:
-    with pytest.raises(Refused, match=r"stream#cutmix: expected a probability in \[0, 1\]"):
-        UnlabelledStream(loader=[], cutmix=value)
 
 
 @given(st.integers(1, 20), st.integers(0, 2**31 - 1), st.integers(1, 60))
@@ -113,7 +111,7 @@ def test_sampler_is_balanced_and_reproducible(count: int, seed: int, length: int
     assert list(EndlessSampler([])) == []
 
 
-def trained(public_seed: int, *handlers) -> dict[str, torch.Tensor]:
+def train(public_seed: int, *handlers) -> dict[str, torch.Tensor]:
     """Weights after a round; the unlabelled images are always the same."""
     items = [{**item, "image_strong": item["image"]} for item in toy_items(8, seed=1)]
     stream = UnlabelledStream(loader=DataLoader(Dataset(items), batch_size=4, num_workers=0), guides=[BatchGuide()])
@@ -125,13 +123,10 @@ def trained(public_seed: int, *handlers) -> dict[str, torch.Tensor]:
     return weights(trainer.network)
 
 
-def test_zero_supervised_weight_ignores_public_images() -> None:
-    assert same(trained(11, SupervisedWeight()), trained(12, SupervisedWeight()))
-    assert not same(trained(11), trained(12))
-
-
-def test_zero_supervised_weight_trains_on_site_images() -> None:
-    before, after = weights(toy_network()), trained(11, SupervisedWeight())
+def test_zero_supervised_weight_trains_on_site_images_alone() -> None:
+    before, after = weights(toy_network()), train(11, SupervisedWeight())
+    assert same(after, train(12, SupervisedWeight()))
+    assert not same(train(11), train(12))
     for name in ("0.weight", "1.running_mean", "3.weight"):
         assert not torch.equal(before[name], after[name])
 
@@ -154,8 +149,3 @@ def test_supervised_weight_scales_loss_but_not_record() -> None:
     next_round(trainer, 0, 1)
     loss = trainer.state.output[0]["loss"] if isinstance(trainer.state.output, list) else trainer.state.output["loss"]
     assert float(loss) == pytest.approx(trainer.state.term_means["supervised"] / 2)
-
-
-def test_negative_weight_is_refused() -> None:
-    with pytest.raises(Refused, match=r"SupervisedWeight\) -> weight: expected a number >= 0, found -0.5"):
-        SupervisedWeight(weight=-0.5)

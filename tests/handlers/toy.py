@@ -1,4 +1,4 @@
-"""A network of two convolutions and a trainer around it: small enough to know every number."""
+"""A network of two convolutions and its trainer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def toy_network(seed: int = 0) -> nn.Module:
 
 
 class Shown(nn.Module):
-    """A network whose encoder and head can be reached; images are predicted at their own size.
+    """A network with an encoder and a head as attributes; images are predicted at their own size.
 
     Args:
         stride: of the feature map.
@@ -59,7 +59,7 @@ class DilatedEncoder(nn.Module):
 
 
 class Dilated(nn.Module):
-    """A network whose encoder ends with two maps of one size."""
+    """A network with an encoder that ends with two maps of one size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,18 +101,21 @@ def toy_trainer(
     epochs: int = 1,
     steps: int = 3,
     learning_rate: float = 0.01,
+    optimizer: torch.optim.Optimizer | None = None,
+    **more: Any,
 ) -> SupervisedTrainer:
-    """MONAI's own trainer, as it is."""
+    """MONAI's own trainer; ``more`` are arguments of its class."""
     network = toy_network() if network is None else network
     return SupervisedTrainer(
         device=torch.device("cpu"),
         max_epochs=epochs,
         train_data_loader=toy_loader() if loader is None else loader,
         network=network,
-        optimizer=torch.optim.SGD(network.parameters(), learning_rate),
+        optimizer=torch.optim.SGD(network.parameters(), learning_rate) if optimizer is None else optimizer,
         loss_function=StructureLoss(kernel_size=3),
         epoch_length=steps,
         train_handlers=list(handlers),
+        **more,
     )
 
 
