@@ -1,6 +1,6 @@
-"""A spy on what leaves a site: searches bytes, whatever they are packed in, for what was planted there.
+"""Searches bytes that leave a site for planted data, also inside of archives, compressed data and images.
 
-For any transport: collect the bytes that went up (and down), name the files that lie on the server's side, and call
+For any transport: collect the bytes that went up (and down), name the files at the server, and call
 :func:`leaks` with what must not be in them::
 
     needles = {"pixels": pixel_needles(image), "file name": [b"Jane Doe"], "EXIF": [b"canary 51.5N"]}
@@ -91,7 +91,7 @@ def unpacked(content: bytes) -> Iterator[bytes]:
 
 
 def server_files(run_folder: Path, site_local: Sequence[str] = SITE_LOCAL) -> list[Path]:
-    """Files of a run folder that lie at the server: all but those in folders of these names."""
+    """Files of a run folder that are at the server: all but those in folders of these names."""
     files = [path for path in sorted(run_folder.rglob("*")) if path.is_file()]
     return [path for path in files if not set(path.relative_to(run_folder).parts) & set(site_local)]
 

@@ -68,7 +68,7 @@ def test_ledger_budget_is_shared_by_run_names(tmp_path):
         ledger(tmp_path, run="third").enter(ONE)
     path = tmp_path / "privacy" / "Bern.jsonl"
     runs = [json.loads(line)["run"] for line in path.read_text().splitlines()]
-    assert runs == ["first", "second"], "what is refused is not entered"
+    assert runs == ["first", "second"], "refused releases are not entered"
     assert path.stat().st_mode & 0o777 == 0o600
     assert ledger(tmp_path).spent() == {1.0: 2}
     PrivacyLedger(tmp_path, "Basel", FLOOR).enter(ONE)  # another site has a budget of its own

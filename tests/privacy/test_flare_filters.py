@@ -1,4 +1,4 @@
-"""What NVIDIA FLARE's own filters do to our payload, one uint8 array of bytes (the table in docs/privacy.md)."""
+"""The effect of NVIDIA FLARE's own filters on the payload, one uint8 array (the table in docs/privacy.md)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ WEIGHTS = {"head.weight": torch.linspace(-1, 1, 500)}
 PAYLOAD = np.frombuffer(to_bytes(Message(Kind.WEIGHTS, "site-1", 0, 1, n=9, tensors=WEIGHTS)), dtype=np.uint8)
 
 
-def filtered(flare_filter) -> np.ndarray | None:
+def filter_payload(flare_filter) -> np.ndarray | None:
     dxo = DXO(DataKind.WEIGHTS, data={"message": PAYLOAD.copy()})
     return (flare_filter.process_dxo(dxo, dxo.to_shareable(), FLContext()) or dxo).data.get("message")
 
 
 @pytest.mark.parametrize("flare_filter", [PercentilePrivacy(), SVTPrivacy()])
 def test_payload_altered_by_filter_is_refused(flare_filter):
-    payload = filtered(flare_filter)
+    payload = filter_payload(flare_filter)
     assert not np.array_equal(payload, PAYLOAD)
     with pytest.raises(MessageRefused, match="expected safetensors with a samfed header"):
         from_bytes(np.asarray(payload).tobytes())
@@ -44,10 +44,10 @@ def test_payload_altered_by_filter_is_refused(flare_filter):
     ],
 )
 def test_filters_without_match_pass_payload_unchanged(flare_filter):
-    assert np.array_equal(filtered(flare_filter), PAYLOAD)
+    assert np.array_equal(filter_payload(flare_filter), PAYLOAD)
 
 
 def test_name_filter_drops_message_and_kind_blocker_raises():
-    assert filtered(ExcludeVars(["message"])) is None
+    assert filter_payload(ExcludeVars(["message"])) is None
     with pytest.raises(ContentBlockedException):
-        filtered(DXOBlocker([DataKind.WEIGHTS]))
+        filter_payload(DXOBlocker([DataKind.WEIGHTS]))

@@ -1,6 +1,4 @@
-"""Privacy settings through a whole job on two small synthetic sites."""
-
-from __future__ import annotations
+"""Privacy settings in a whole job on two small synthetic sites."""
 
 import logging
 from pathlib import Path

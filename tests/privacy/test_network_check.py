@@ -1,4 +1,4 @@
-"""Networks that a plan names by class: layers that could copy an image are refused, ordinary networks are not."""
+"""Networks that a plan declares: layers that could copy an image are refused, ordinary networks are not."""
 
 from __future__ import annotations
 
@@ -36,16 +36,10 @@ class Shuffled(nn.Module):
         return self.linear(images.flatten(1)[:, self.order]).reshape(-1, 1, 32, 32)
 
 
-class Deep(nn.Module):
-    """Maps whose every value depends on the whole image, flattened before a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Sequential(nn.Conv2d(3, 64, 15, stride=8, padding=7), nn.Conv2d(64, 64, 9, padding=4))
-        self.linear = nn.Linear(64 * 16, 32 * 32)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.mix(images).flatten(1)).reshape(-1, 1, 32, 32)
+def deep() -> nn.Module:
+    """A linear layer after flattened maps; each value of these depends on the whole image."""
+    maps = [nn.Conv2d(3, 64, 15, stride=8, padding=7), nn.Conv2d(64, 64, 9, padding=4), nn.Flatten()]
+    return nn.Sequential(*maps, nn.Linear(64 * 16, 32 * 32), nn.Unflatten(1, (1, 32, 32)))
 
 
 class Tokens(nn.Module):
@@ -63,7 +57,7 @@ class Tokens(nn.Module):
 
 
 class Wide(nn.Module):
-    """A linear layer on so many values of a map, in their order; no pixel moves them where they are constant."""
+    """A linear layer on the first values of a map, or on as many constants, which no pixel changes."""
 
     def __init__(self, count: int, constant: bool = False) -> None:
         super().__init__()
@@ -76,14 +70,14 @@ class Wide(nn.Module):
 
 
 class Both(nn.Module):
-    """A row of numbers, and a map of which each value hangs on the whole image."""
+    """A row of numbers, and a map in which each value depends on the whole image."""
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return images.mean((1, 2, 3)), torch.fft.fft2(images.sum(1, keepdim=True)).real
 
 
 class Second(nn.Module):
-    """Reads the second of two maps that a layer gives place by place."""
+    """Reads the second output of a layer, a map."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +93,7 @@ class Second(nn.Module):
         (lambda: nets.Generator(**PLANTED), "linear"),
         (Shuffled, "linear"),
         (lambda: Shuffled(3), "linear"),
-        (Deep, "linear"),
+        (deep, "3"),
         (Second, "linear"),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 32), nn.ConvTranspose2d(8, 1, 32)), "0"),
     ],
@@ -155,7 +149,7 @@ def test_network_other_than_declared_is_checked():
         with outcome:
             require_plain_network(client)
     require_plain_network(SimpleNamespace(train_workflow=None, trainer=None))  # a site that only evaluates
-    require_plain_network(SimpleNamespace(train_workflow=None, trainer=object()))  # nor one whose network no plan names
+    require_plain_network(SimpleNamespace(train_workflow=None, trainer=object()))  # nor one without a named network
 
 
 def test_refused_networks_are_reported_with_hint():

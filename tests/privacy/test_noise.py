@@ -1,6 +1,4 @@
-"""Clipping and noise: on a site's update and masks; at the server, with a clip that follows a quantile and a budget."""
-
-from __future__ import annotations
+"""Clipping and noise: at a site on updates and masks; at the server, with an adaptive clip and a budget."""
 
 import json
 import math
@@ -50,12 +48,12 @@ def answer(site, steps, old, *, n=1):
     return Message(Kind.WEIGHTS, site, 0, 3, n=n, tensors=new)
 
 
-def fixed(**more):
+def fixed_clip(**more):
     return CentralPrivacy(**{"quantile": None, **more})
 
 
 def test_central_mean_clips_steps_and_weights_sites_equally(tmp_path):
-    central = attached(tmp_path, fixed(clip=5.0))
+    central = attached(tmp_path, fixed_clip(clip=5.0))
     long = answer("a", 6.0, weights(), n=1)
     long.tensors["b"].view(-1)[0] += 8.0  # all parameters are one vector, 10 long
     central.take(0, "a", long)
@@ -64,12 +62,12 @@ def test_central_mean_clips_steps_and_weights_sites_equally(tmp_path):
     model = central.strategy.global_weights
     assert model["w"].flatten().tolist() == [2.0, 1, 1, 1, 1, 1], "1 + (3 - 1) / 2"
     assert model["b"].tolist() == [3.0, 1], "1 + 4 / 2"
-    assert model["count"].item() == 0, "what is no parameter stays as it is"
+    assert model["count"].item() == 0, "other tensors than parameters are unchanged"
 
 
 @pytest.mark.parametrize("sites", [1, 4])
 def test_central_noise_scales_with_clip_and_site_count(tmp_path, sites):
-    central = attached(tmp_path, fixed(clip=0.5, noise_multiplier=4.0), noise=ones)
+    central = attached(tmp_path, fixed_clip(clip=0.5, noise_multiplier=4.0), noise=ones)
     central.finish(0)  # a round without answers spends nothing, and moves nothing
     assert central.account(0)["releases"] == 0
     for index in range(sites):
@@ -98,7 +96,7 @@ def test_default_count_noise_depends_on_site_count(tmp_path):
     few = attached(tmp_path, CentralPrivacy(noise_multiplier=1.5), sites="abcd")
     many = attached(tmp_path, CentralPrivacy(noise_multiplier=1.5), sites=tuple(map(str, range(200))))
     assert (few.count_noise, many.count_noise) == (1.5, 10.0)
-    assert attached(tmp_path, fixed()).count_noise is None
+    assert attached(tmp_path, fixed_clip()).count_noise is None
 
 
 @given(z=st.floats(0.01, 100), ratio=st.floats(0.51, 50))
@@ -124,7 +122,7 @@ def test_sum_sensitivity_is_bounded_by_clip(steps, clip):
     """The sensitivity that the noise is made for, over all that a site may send."""
     sums = []
     for taken in (steps, steps[1:]):
-        central = attached("no folder", fixed(clip=clip))
+        central = attached("no folder", fixed_clip(clip=clip))
         for index, values in enumerate(taken):
             moved = weights()
             moved["w"] += torch.tensor(values[:6]).reshape(2, 3)
@@ -135,7 +133,7 @@ def test_sum_sensitivity_is_bounded_by_clip(steps, clip):
 
 
 class OwnNamesAlone(FedAvg):
-    """A server that keeps something, as ``semifl`` its optimizer, and takes no other names back."""
+    """A server with a state, as the optimizer of ``semifl``, that accepts no other names."""
 
     def state_dict(self):
         return {"own": torch.ones(1)}
@@ -177,14 +175,14 @@ def test_repeated_round_counts_as_second_release(tmp_path):
             raise KeyboardInterrupt  # the model has left, and the round is not stored
 
     with pytest.raises(Interrupted):
-        run(tmp_path, fixed(), 1, b=Interrupting("b"))
-    _, central = run(tmp_path, fixed(), 1)
+        run(tmp_path, fixed_clip(), 1, b=Interrupting("b"))
+    _, central = run(tmp_path, fixed_clip(), 1)
     assert central.account(1)["releases"] == 2
     assert central.account(1)["epsilon_total"] == epsilon(1.0, 2, 1e-5) > epsilon(1.0, 1, 1e-5)
 
 
 def test_run_stops_before_exceeding_budget(tmp_path):
-    settings = fixed(epsilon=epsilon(1.0, 2, 1e-5))
+    settings = fixed_clip(epsilon=epsilon(1.0, 2, 1e-5))
     with pytest.raises(Stopped, match=r"epsilon would be \S+ after one more round, above"):
         run(tmp_path, settings, 3)
     lines = [json.loads(line) for line in (tmp_path / "privacy.jsonl").read_text().splitlines()]
@@ -196,7 +194,7 @@ def test_run_stops_before_exceeding_budget(tmp_path):
 def test_central_noise_is_not_seeded(tmp_path):
     models = []
     for _ in range(2):
-        central = attached(tmp_path, fixed(), noise=None)
+        central = attached(tmp_path, fixed_clip(), noise=None)
         central.take(0, "a", answer("a", 1.0, weights()))
         central.finish(0)
         models.append(central.strategy.global_weights["w"])
@@ -247,15 +245,12 @@ def test_noisy_masks_match_hand_computed_values():
     assert noisy_masks(white, other, clip=1.0, noise_multiplier=1.0, noise=nothing).unique().tolist() == [255]
 
 
-@pytest.mark.parametrize("count", [1, 2, 7])
-def test_system_noise_differs_between_draws(count):
-    drawn, again = SystemNoise()(count), SystemNoise()(count)
-    assert drawn.shape == (count,)
-    assert not np.array_equal(drawn, again)
-
-
-def test_system_noise_is_normal():
+def test_system_noise_is_normal_and_differs_between_draws():
     """Within six standard errors of mean, variance, kurtosis and correlation."""
+    for few in (1, 2, 7):
+        drawn, again = SystemNoise()(few), SystemNoise()(few)
+        assert drawn.shape == (few,)
+        assert not np.array_equal(drawn, again)
     drawn = SystemNoise()(count := 200_000)
     assert np.isfinite(drawn).all()
     assert abs(drawn.mean()) < 6 / np.sqrt(count)
@@ -287,9 +282,8 @@ def test_noisy_update_changes_only_learned_weights(clip, noise, a, b):
     """A mean over private images never leaves, nor a whole number; names of other networks are passed over."""
     given = {"learned": ["a", "b", "count", "frozen"], "clip": clip, "noise_multiplier": 3.0, "noise": noise}
     sent = noisy_update(NEW, {**OLD, "more": torch.ones(1)}, **given)
-    assert {name: tensor.item() for name, tensor in sent.items()} == pytest.approx(
-        {"a": a, "b": b, "running_var": 1.0, "count": 3}
-    )
+    expected = {"a": a, "b": b, "running_var": 1.0, "count": 3}
+    assert {name: tensor.item() for name, tensor in sent.items()} == pytest.approx(expected)
     assert sent["a"].dtype is torch.float32
 
 

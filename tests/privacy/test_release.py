@@ -1,4 +1,4 @@
-"""The filter on every kind of message: what may pass, what is refused, and that nothing refused is repeated."""
+"""The release filter: what may leave in each kind of message, and refusals that repeat nothing."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_fault_85_new_run_name_gives_no_new_budget(tmp_path):
     expected = r"at most 20, the limit in the site file, found epsilon 2\d.* over all runs"
     with pytest.raises(MessageRefused, match=expected):
         gate(Task.TRAIN, request(tensors=RECEIVED), reply())
-    assert not gate.releases, "what was refused was not sent"
+    assert not gate.releases, "a refused reply is not sent"
     assert [json.loads(line)["run"] for line in gate.ledger.path.read_text().splitlines()] == ["run-1", "run-2"]
 
 
@@ -270,7 +270,7 @@ def test_soft_masks_get_noise_around_received_masks(tmp_path):
 
 
 def keeping(*personal: str) -> Any:
-    """A client whose bundle keeps names that match at its site."""
+    """A client with a bundle that keeps matching weights at its site."""
     client = toy_algo()
     client.train_workflow.parser["personal"] = list(personal)
     return client
@@ -301,7 +301,7 @@ def test_fault_56_own_network_is_not_sent_on_request():
 
 
 class Declared(ToyNet):
-    """A network that says itself what of it is shared; its batch norm is frozen."""
+    """A network that declares its shared weights; its batch norm is frozen."""
 
     def key_split(self) -> KeySplit:
         return split_keys(self.state_dict(), shared=("0.*",), personal=("3.*",))
@@ -405,7 +405,7 @@ def test_fault_86_momentum_and_batch_come_from_site():
     assert allowed_of(algo).momentum == 1.0
     algo.trainer.network[1].momentum = None  # the average over all batches, of which there may be one
     assert allowed_of(algo).momentum == 1.0
-    assert allowed_of(keeping("1.*")).momentum == 0.0, "what is not sent is not limited"
+    assert allowed_of(keeping("1.*")).momentum == 0.0, "unsent layers are not limited"
 
 
 @pytest.mark.parametrize(
@@ -486,13 +486,13 @@ def test_audit_lines_have_all_fields(tmp_path):
     size = len(to_bytes(reply(kind=Kind.SECURE, tensors={}, metrics={})))
     nothing = {"kind": "secure", "tensors": 0, "names_sha256": names(), "bytes": size, "metrics": []}
     assert step == {**line, **nothing, "task": "keys"}
-    whose = {"time": "", "site": "Basel", "round": None, "task": None, "outcome": "declared", "kind": "weights"}
-    whose |= {"tensors": 2, "names_sha256": names("a", "b"), "shared": 2}
-    assert declared == [{**whose, "personal": 1, "frozen": 0}, {**whose, "personal": 0, "frozen": 2}]
+    common = {"time": "", "site": "Basel", "round": None, "task": None, "outcome": "declared", "kind": "weights"}
+    common |= {"tensors": 2, "names_sha256": names("a", "b"), "shared": 2}
+    assert declared == [{**common, "personal": 1, "frozen": 0}, {**common, "personal": 0, "frozen": 2}]
 
 
 def test_smallest_batch_covers_trainer_and_handler_loaders():
-    """Wherever a plan has them, and whatever else the configuration declares."""
+    """In any place of a plan."""
 
     class Stream:
         def __init__(self, size: int) -> None:

@@ -1,4 +1,4 @@
-"""What a run promises its sites: read, refused in full, and compared with what its strategy can keep."""
+"""Privacy settings of a run: read, refused together, and checked against its strategy."""
 
 from __future__ import annotations
 
@@ -171,9 +171,6 @@ UNBOUND = replace(NOISE, epsilon=None, delta=1e-6)
 )
 def test_stricter_of_plan_and_site_applies(floor, plan, expected):
     assert floor.tighten(plan) == expected
-
-
-def test_site_epsilon_refuses_run_without_noise():
     with pytest.raises(MessageRefused, match=r"differential_privacy: expected noise, as .* found none; set it in"):
         PrivacyFloor(epsilon=2.0).tighten(Privacy())
 

@@ -1,6 +1,4 @@
-"""The server learns the sum of the sites' weights alone: rounds, and the sum itself with what a single vector shows."""
-
-from __future__ import annotations
+"""Secure aggregation: rounds, repeated sums, and the masks of single vectors."""
 
 import json
 from dataclasses import replace
@@ -49,7 +47,7 @@ SETTINGS = SecureAggregation()
 
 
 class SecureWorker(ClientAlgoSite):
-    """A site of three that adds its update under masks; it fails in a step, or shows other keys than its own."""
+    """A site of three that adds its update under masks; it may fail in a step or send forged keys."""
 
     def __init__(self, site, client, sums, *, fails=None, forged=None):
         super().__init__(site, client)
@@ -238,7 +236,7 @@ def test_malformed_table_is_refused_and_ends_round(site, tensors):
 
 
 class Growing(FixedClient):
-    """Its step is of its round: no two rounds train alike."""
+    """Its step grows with the round, so that no two rounds are equal."""
 
     def train(self, data, extra):
         step, self.step = self.step, self.step * (extra["round"] + 1)
@@ -246,8 +244,8 @@ class Growing(FixedClient):
         self.step = step
 
 
-def attempt(folder, *, away=(), fails=None, **options):
-    """A run of new processes, which remember what is on their disks: what the server unmasked, and the result."""
+def run_again(folder, *, away=(), fails=None, **options):
+    """A run of new processes with the files of earlier ones; returns the unmasked sums and the result."""
     clients = {site: Growing(site, **given) for site, given in CLIENTS.items()}
     fails = {**dict.fromkeys(away, Task.TRAIN), **(fails or {})}
     result, _, seen = run(folder, clients=clients, fails=fails, **options)
@@ -255,29 +253,29 @@ def attempt(folder, *, away=(), fails=None, **options):
 
 
 def test_repeated_round_with_missing_site_is_skipped(tmp_path, caplog):
-    seen, _ = attempt(tmp_path, cut=True, rounds=2)
+    seen, _ = run_again(tmp_path, cut=True, rounds=2)
     assert len(seen) == 1
-    again, result = attempt(tmp_path, away="c", rounds=2)
+    again, result = run_again(tmp_path, away="c", rounds=2)
     why = "the round is skipped: its sum started with a, b, c, but c did not return; a sum of the others would"
     assert f"round 1 of 2: {why}" in caplog.text
     assert [record["sites"]["a"]["status"] for record in result.records] == ["skipped", "ok"]
     assert why in result.records[0]["sites"]["a"]["reason"]
-    assert model(tmp_path, 0)["w"].eq(weights()["w"]).all(), "the model stays as it was"
+    assert model(tmp_path, 0)["w"].eq(weights()["w"]).all(), "the model is unchanged"
     # of the first round nothing was unmasked again; in the second a and b step from the same model
     assert [images for images, _ in again] == [4]
     assert model(tmp_path, 1)["w"].flatten().tolist() == pytest.approx([1 + 2 * (1 + 9) / 4] * 6, abs=1e-6)
 
 
 def test_repeated_round_by_same_sites_has_equal_sum(tmp_path):
-    ((_, first),), _ = attempt(tmp_path, cut=True)
-    ((_, second),), result = attempt(tmp_path)
+    ((_, first),), _ = run_again(tmp_path, cut=True)
+    ((_, second),), result = run_again(tmp_path)
     assert first.equal(second)
     assert [entry["status"] for entry in result.records[0]["sites"].values()] == ["ok"] * 3
 
 
 def test_late_site_is_excluded_from_begun_sum(tmp_path):
-    attempt(tmp_path, away="c", cut=True)
-    ((images, _),), result = attempt(tmp_path)
+    run_again(tmp_path, away="c", cut=True)
+    ((images, _),), result = run_again(tmp_path)
     assert images == 4
     assert "this round's sum was started without it, before a restart" in result.records[0]["sites"]["c"]["reason"]
     assert model(tmp_path)["w"].flatten().tolist() == pytest.approx([1 + (1 + 9) / 4] * 6, abs=1e-6)
@@ -285,17 +283,17 @@ def test_late_site_is_excluded_from_begun_sum(tmp_path):
 
 def test_failed_unmasking_fixes_members_of_sum(tmp_path):
     with pytest.raises(Stopped, match="1 updates to add, 2 needed"):
-        attempt(tmp_path, fails={"b": Task.UNMASK, "c": Task.UNMASK}, rounds=2)
-    _, result = attempt(tmp_path, away="c", rounds=2)
+        run_again(tmp_path, fails={"b": Task.UNMASK, "c": Task.UNMASK}, rounds=2)
+    _, result = run_again(tmp_path, away="c", rounds=2)
     assert [record["sites"]["b"]["status"] for record in result.records] == ["skipped", "ok"]
 
 
 def test_second_sum_with_other_members_is_refused(tmp_path):
-    attempt(tmp_path, cut=True)
+    run_again(tmp_path, cut=True)
     (tmp_path / "secure_sum.json").unlink()
     expected = "expected the members of the earlier unmasked sum of this update: a, b, c, found c missing"
     with pytest.raises(Stopped, match=f"(?s)0 updates to add.*{expected}|1 updates to add.*{expected}"):
-        attempt(tmp_path, away="c")
+        run_again(tmp_path, away="c")
 
 
 def test_sums_are_recorded_by_update_and_round(tmp_path):
@@ -351,7 +349,6 @@ def test_fault_95_invalid_keys_exclude_only_sending_site(tmp_path, forged, reaso
     bits=st.integers(8, 40),
     data=st.data(),
 )
-@settings(max_examples=50)
 def test_mean_of_vectors_matches_weighted_mean(values, bits, data):
     counts = [data.draw(st.integers(1, 1000)) for _ in values]
     like = {"b": torch.zeros(2, 1), "a": torch.zeros(1), "c": torch.zeros((), dtype=torch.int64)}
@@ -389,7 +386,6 @@ def test_secure_job_is_recorded_and_reported(small_federation, tmp_path):
 
 
 @given(secret=st.binary(min_size=SECRET, max_size=SECRET), data=st.data())
-@settings(max_examples=30)
 def test_threshold_shares_restore_secret(secret, data):
     holders = data.draw(st.lists(st.integers(0, 200), min_size=1, max_size=8, unique=True))
     threshold = data.draw(st.integers(1, len(holders)))
@@ -424,21 +420,21 @@ def test_vector_encoding_rounds_weights_and_limits_range():
         as_vector({"a": torch.tensor([-1e9, 1.0])}, weight=1, fraction_bits=32, members=5)
 
 
-def sealed_by(count, threshold=2, *, silent=()):
+def seal_shares(count, threshold=2, *, silent=()):
     """Members, their keys, and the shares that each sealed for the others, but for those that are silent."""
     members = {number: Member(number, threshold) for number in range(count)}
     keys = {number: member.keys() for number, member in members.items()}
     return members, keys, {number: member.shares(keys) for number, member in members.items() if number not in silent}
 
 
-def mail_of(number, sealed):
+def shares_for(number, sealed):
     return {sender: rows[number] for sender, rows in sealed.items() if sender != number}
 
 
-def played(values, threshold, *, silent=(), late=()):
-    """What a server sees and what it makes of it, where ``silent`` members never seal and ``late`` ones never add."""
-    members, keys, sealed = sealed_by(len(values), threshold, silent=silent)
-    vectors = {number: members[number].masked(values[number], mail_of(number, sealed)) for number in sealed}
+def sum_under_masks(values, threshold, *, silent=(), late=()):
+    """The masked vectors and their sum; ``silent`` members never seal shares and ``late`` ones never add."""
+    members, keys, sealed = seal_shares(len(values), threshold, silent=silent)
+    vectors = {number: members[number].masked(values[number], shares_for(number, sealed)) for number in sealed}
     inside = sorted(sealed.keys() - set(late))
     shares = {number: members[number].unmask(inside) for number in inside}
     total = sum((vectors[number] for number in inside), start=np.zeros_like(values[0]))
@@ -452,7 +448,7 @@ def test_masked_sum_equals_plain_sum_with_missing_members(values, data):
     threshold = len(values) // 2 + 1
     missing = data.draw(st.lists(st.integers(0, len(values) - 1), max_size=len(values) - threshold, unique=True))
     cut = data.draw(st.integers(0, len(missing)))
-    _, found = played(values, threshold, silent=missing[:cut], late=missing[cut:])
+    _, found = sum_under_masks(values, threshold, silent=missing[:cut], late=missing[cut:])
     plain = sum((row for number, row in enumerate(values) if number not in missing), start=np.zeros(3, dtype=np.int64))
     assert found.tolist() == plain.tolist()
 
@@ -463,7 +459,7 @@ def test_masked_vector_is_uniform_and_unique():
     65,536 bits of a place stray from one half by less than six standard deviations (0.5 / 256 each).
     """
     zeros = [np.zeros(65536, dtype=np.int64)] * 3
-    (one, _), (again, _) = played(zeros, 2), played(zeros, 2)
+    (one, _), (again, _) = sum_under_masks(zeros, 2), sum_under_masks(zeros, 2)
     bits = np.unpackbits(one[0].view(np.uint8).reshape(-1, 8), axis=1)
     assert np.abs(bits.mean(axis=0) - 0.5).max() < 6 * 0.5 / 256
     assert not (one[0] == again[0]).any()
@@ -471,10 +467,10 @@ def test_masked_vector_is_uniform_and_unique():
 
 
 def test_self_mask_hides_late_vector():
-    """A late vector: the server can take the masks of pairs off, and still sees nothing."""
-    members, keys, sealed = sealed_by(3)
+    """The server can remove the masks of pairs from a late vector, but not its own mask."""
+    members, keys, sealed = seal_shares(3)
     values = np.zeros(4096, dtype=np.int64)
-    _, _, late = (members[number].masked(values, mail_of(number, sealed)) for number in range(3))
+    _, _, late = (members[number].masked(values, shares_for(number, sealed)) for number in range(3))
     shares = {number: members[number].unmask([0, 1])[2] for number in (0, 1)}
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -486,7 +482,7 @@ def test_self_mask_hides_late_vector():
 
 
 def test_protocol_violations_are_refused():
-    members, keys, sealed = sealed_by(3)
+    members, keys, sealed = seal_shares(3)
     zeros, few = np.zeros(2, dtype=np.int64), "expected at least the threshold of 2, which hides each update, found 1"
     assert {len(key) for key in keys.values()} == {KEYS}
     assert {len(row) for rows in sealed.values() for row in rows.values()} == {SEALED}
@@ -502,7 +498,7 @@ def test_protocol_violations_are_refused():
     for receiver, mail in ((1, {0: changed}), (2, {1: sealed[2][1]})):  # the latter its own, sent back
         with pytest.raises(MessageRefused, match="shares that changed in transit"):
             members[receiver].masked(zeros, mail)
-    members[0].masked(zeros, mail_of(0, sealed))
+    members[0].masked(zeros, shares_for(0, sealed))
     with pytest.raises(MessageRefused, match=few):
         members[0].unmask([0])
     with pytest.raises(MessageRefused, match="members without shares at this site"):
@@ -513,7 +509,7 @@ def test_protocol_violations_are_refused():
 
 
 def test_mismatched_masking_key_is_refused():
-    members, keys, _ = sealed_by(3)
+    members, keys, _ = seal_shares(3)
     other = split_secret(b"o" * SECRET, range(3), 2)
     seeds = {number: split_secret(members[number]._seed, range(3), 2) for number in range(2)}
     shares = {holder: {0: seeds[0][holder], 1: seeds[1][holder], 2: other[holder]} for holder in range(2)}
@@ -526,9 +522,8 @@ def test_fault_95_unusable_or_foreign_keys_are_refused(point):
     own, other = Member(0, 2).keys(), Member(1, 2).keys()
     require_keys(own, [other])
     for keys in (own[:SECRET] + point, point + own[SECRET:]):
-        with pytest.raises(
-            MessageRefused, match="expected two valid public keys of X25519, found a key that allows no shared secret"
-        ):
+        expected = "expected two valid public keys of X25519, found a key that allows no shared secret"
+        with pytest.raises(MessageRefused, match=expected):
             require_keys(keys, [])
     with pytest.raises(MessageRefused, match="expected the member's own keys, found the keys of another member"):
         require_keys(own, [other, own])

@@ -1,4 +1,4 @@
-"""What a curious server could read: every byte that leaves two sites, and every file at the server."""
+"""A curious server: every byte that two sites send and every file at the server is searched for private data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SITES = ("site-1", "site-2")
 NAMES = text_needles("Jane Doe", "lesion.png", "/secret")
 
 
-def planted() -> dict[str, list[bytes]]:
+def toy_needles() -> dict[str, list[bytes]]:
     """Every private image of the toy sites, their ids, and the file that an error names."""
     splits = (("unlabelled", 6), ("validation", 3), ("test", 2))
     items = [item for site in SITES for split, count in splits for item in ToyImages(site, split, count).items]
@@ -75,7 +75,7 @@ def test_fault_55_58_weights_exchange_leaks_no_private_data(tmp_path, caplog):
     assert "Jane Doe" in caplog.text  # the site's own log has everything
     models = len({model["round"] for model in result.models.values()})
     assert len(sent) == 2 * 3 + models * 3  # training and validation, then each model on test images
-    assert leaks(sent, server_files(tmp_path), planted()) == []
+    assert leaks(sent, server_files(tmp_path), toy_needles()) == []
     assert len(server_files(tmp_path)) > 4
 
 
@@ -105,7 +105,7 @@ def test_fault_55_private_images_and_masks_are_blocked(tensors, kind, tmp_path, 
 
     monkeypatch.setattr(client, "get_weights", leaking)
     received = Message(Kind.METRICS, "site-1", 0, 1, extra={"purpose": "distil"})
-    needles = {**planted(), "soft masks": [private_masks(2).numpy().tobytes()[:32]]}
+    needles = {**toy_needles(), "soft masks": [private_masks(2).numpy().tobytes()[:32]]}
     with pytest.raises(MessageRefused):
         worker("site-1", client, tmp_path, sent).answer(Task.TRAIN, received)
     assert leaks(sent, server_files(tmp_path), needles) == []

@@ -1,4 +1,4 @@
-"""Image-derived statistics at the filter: which may leave, under which rule, and what is refused before any work."""
+"""Statistics of images at the release filter: which kinds may leave, and under which rule."""
 
 from __future__ import annotations
 
@@ -150,16 +150,17 @@ def test_forbidden_statistic_is_refused_before_start():
 
 
 def test_statistics_rule_and_epsilon_are_in_results():
-    records = [{"sites": {"a": {"releases": 2}, "b": {}}}]
+    records = [{"sites": {"a": {"releases": 2}, "b": {}, "c": {"releases": 1}}}]
     assert "statistics" not in privacy_account(Privacy(), records, {})
     quiet = privacy_account(Privacy(), records, {}, statistic=SPECTRUM)["statistics"]
     none = dict.fromkeys(("clip", "delta", "releases", "epsilon"))
     assert quiet == {"kind": "spectrum", "noise_multiplier": 0.0, "least_images": 5, **none}
     noisy = Privacy.from_json({"statistics": {"spectrum": {"clip": 1.0, "noise_multiplier": 2.0}}})
     account = privacy_account(noisy, records, {}, statistic=SPECTRUM)["statistics"]
-    assert account["releases"] == {"a": 2, "b": 0}
+    assert account["releases"] == {"a": 2, "b": 0, "c": 1}
     assert (account["epsilon"]["b"], account["delta"]) == (0.0, 1e-5)
-    assert 2.2 < account["epsilon"]["a"] < 2 * 2.2  # docs/privacy.md: 2.2 for one message
+    assert account["epsilon"]["c"] == pytest.approx(2.2, abs=0.05)  # docs/privacy.md
+    assert 2.2 < account["epsilon"]["a"] < 2 * 2.2
 
 
 def prototypes() -> Message:

@@ -1,4 +1,4 @@
-"""What few images say is withheld."""
+"""Scores of few images are withheld."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_fault_59_withheld_count_is_reported_as_null():
     found = site_scores(withhold_small(scores(empty_both=3, empty_prediction=0, empty_label=9), 5))
     assert found["empty"] == {"both": None, "prediction": 0, "label": 9}
     nothing = site_scores(withhold_small(scores(n=4, empty_both=1), 5))
-    assert nothing["empty"] == {"both": 0, "prediction": 0, "label": 0}, "a site that sent nothing hides no other's"
+    assert nothing["empty"] == {"both": 0, "prediction": 0, "label": 0}, "its counts are shown without scores"
     other = {"dice": 1.0, "iou": None, "hd95": 1.0, "n": 10, "empty": {"both": 1, "prediction": 1, "label": 1}}
     pooled = pool([found, other], skip_empty=True)
     assert pooled["empty"] == {"both": None, "prediction": 1, "label": 10}
