@@ -74,9 +74,7 @@ def test_trust_reduces_weight_of_teacher() -> None:
         (0.93, 0.07, 0.9, 0.0, 0.0),  # a tie decides nothing
     ],
 )
-def test_confidence_rule_needs_both_thresholds(
-    teacher: float, student: float, tau: float, delta: float, weight: float
-) -> None:
+def test_confidence_rule_needs_both_thresholds(teacher, student, tau, delta, weight) -> None:
     found = agree(image(teacher), image(student), tau=tau, delta=delta, rule="confidence")
     assert found.weight.item() == pytest.approx(weight, abs=1e-6)
 
@@ -126,11 +124,9 @@ def test_fault_25_unknown_rule_is_refused_with_suggestion() -> None:
 
 
 def test_invalid_settings_are_reported_together() -> None:
-    with pytest.raises(
-        Refused,
-        match=r"(?s)3 problems.*terms#x#rule: .*did you mean 'average'.*"
-        r"terms#x#tau: expected a number in \[0, 1\], found 1\.5.*terms#x#delta: .* -1",
-    ):
+    rule = r"(?s)3 problems.*terms#x#rule: .*did you mean 'average'.*"
+    numbers = r"terms#x#tau: expected a number in \[0, 1\], found 1\.5.*terms#x#delta: .* -1"
+    with pytest.raises(Refused, match=rule + numbers):
         AgreementSettings(rule="avrage", tau=1.5, delta=-1, where="terms#x")
 
 
@@ -185,7 +181,7 @@ def test_sure_agreement_is_per_image_over_classes() -> None:
 @pytest.mark.parametrize(
     ("here", "site", "least", "expected"),
     [
-        (0.90, 0.90, 0.7, 1.0),  # both bear it out
+        (0.90, 0.90, 0.7, 1.0),  # both agree
         (0.70, 0.70, 0.7, 0.5),  # the same say
         (0.60, 0.90, 0.7, 0.75),  # s = 0.75, a quarter of the way from 0.7 to 0.9
         (0.20, 0.90, 0.7, 0.0),  # a plain contradiction at a good site: s = 0.55

@@ -1,4 +1,4 @@
-"""The structure loss against numbers computed by hand."""
+"""The structure loss against hand-computed numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an image costs: counted, and timed on one thread."""
+"""The cost of an image: parameters, memory, and time on one thread."""
 
 from __future__ import annotations
 

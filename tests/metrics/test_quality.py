@@ -31,23 +31,19 @@ ROW = np.array([[0.9, 0.8, 0.6, 0.3, 0.1]], np.float32)
 """Above 0.75: two; above 0.5: three; above 0.25: four."""
 
 
-def test_level_dice_matches_hand_calculation():
+def test_level_dice_and_estimate_match_hand_calculation():
     mask = ROW > 0.5
     levels = [2 * 3 / (5 + 3)] + [2 * 3 / (4 + 3)] * 2 + [1.0] * 3 + [2 * 2 / (2 + 3)] * 2 + [2 * 1 / (1 + 3)]
     assert level_dice(ROW, mask) == pytest.approx((sum(levels) + 0.0) / 10)
+    assert estimate(ROW[None], threshold=0.7) == pytest.approx(level_dice(ROW, ROW >= 0.7))
+    levels = 2 * 2 / 7 + 2 * 2 / 6 * 2 + 2 * 2 / 5 * 3 + 1 * 2 + 2 / 3
+    assert level_dice(ROW, ROW >= 0.7) == pytest.approx(levels / 10)
 
 
 def test_estimate_is_1_for_certain_and_lower_for_uncertain_mask():
     sure, nothing, unsure = (np.array([[value, 0, 0]], np.float32) for value in (1, 0, 0.6))
     for chances, expected in ((sure, 1.0), (nothing, 1.0), (unsure, 0.6)):
         assert estimate(chances[None]) == level_dice(chances, chances > 0.5) == pytest.approx(expected)
-
-
-def test_estimate_depends_on_threshold():
-    assert estimate(ROW[None], threshold=0.7) == pytest.approx(level_dice(ROW, ROW >= 0.7))
-    assert level_dice(ROW, ROW >= 0.7) == pytest.approx(
-        (2 * 2 / 7 + 2 * 2 / 6 * 2 + 2 * 2 / 5 * 3 + 1 * 2 + 2 / 3) / 10
-    )
 
 
 def test_multiclass_estimate_is_mean_over_classes_in_mask():

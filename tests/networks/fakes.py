@@ -22,9 +22,8 @@ def mobile_sam_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         name = name.replace("image_encoder.trunk.", "image_encoder.")
         if name.startswith("image_encoder.") and ".neck." not in name:
             name = re.sub(r"\.conv\.weight$", ".c.weight", name)
-            name = name.replace("patch_embed.conv1.", "patch_embed.seq.0.").replace(
-                "patch_embed.conv2.", "patch_embed.seq.2."
-            )
+            for ours, seq in (("conv1", 0), ("conv2", 2)):
+                name = name.replace(f"patch_embed.{ours}.", f"patch_embed.seq.{seq}.")
             name = re.sub(r"stages\.(\d)\.blocks", r"layers.\1.blocks", name)
             name = re.sub(r"stages\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", name)
         renamed[name] = tensor

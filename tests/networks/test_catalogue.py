@@ -1,6 +1,4 @@
-"""The catalogue of client networks: what each is built of, takes and returns, and where its features are."""
-
-from __future__ import annotations
+"""The catalogue of client networks: their sizes, weights and features."""
 
 import pytest
 import torch
@@ -48,6 +46,7 @@ def test_unknown_name_suggests_nearest():
     ("name", "size", "message"),
     [
         ("deeplabv3plus_resnet18", (100, 96), "image height: expected a multiple of 16, .*set image_size to 96 or 112"),
+        ("mobile_sam_fpn", (100, 96), "image height: expected a multiple of 32, .*set image_size to 96 or 128"),
         ("flexible_unet_resnet18", (64, 20), r"image width: expected a multiple of 32, .*set image_size to 32$"),
         ("basic_unet", (16, 40), r"image height: expected at least 32 pixels, found 16 pixels; set image_size to 32"),
     ],

@@ -1,4 +1,4 @@
-"""Features between encoder and decoder, changed for the time of a block; the last ones, listened to."""
+"""Features between encoder and decoder are changed inside a block; the last ones are kept on request."""
 
 from __future__ import annotations
 
@@ -65,9 +65,6 @@ def test_last_features_are_kept_while_listening() -> None:
     features.stop()
     network(image)
     assert (features.inputs, len(network.head._forward_pre_hooks)) == ([], 0)
-
-
-def test_features_of_given_part_are_kept() -> None:
     network, image = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 1, 1)), torch.rand(1, 3, 2, 2)
     features = LastFeatures(network, network[1])
     features.listen()

@@ -1,4 +1,4 @@
-"""``mobile_sam_fpn`` and ``lite0_fpn``: what they start from, what stays as it is, what they take."""
+"""``mobile_sam_fpn`` and ``lite0_fpn``: starting weights, frozen parts, feature groups and refused arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from samfed_monai.core.io import sha256_file
 from samfed_monai.networks import build_sam, client_network, starts_from, takes_teacher
 from samfed_monai.networks.features import feature_width
 from samfed_monai.networks.fpn import FeatureGroups, FoldedConvNorm, FPNDecoder, GroupAttention
-from samfed_monai.networks.input_size import size_problems
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter
 from samfed_monai.privacy.allowed import allowed_weights
 
@@ -25,7 +24,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def adapter(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter whose low-rank updates have moved."""
+    """An adapter with low-rank updates that are not zero."""
     torch.manual_seed(1)
     sam = build_sam("vit_t", checkpoint, SIZE)
     for parameter in prepare(sam, Adapt.LORA, 2)["lora"]:
@@ -110,7 +109,7 @@ def test_leading_parts_are_frozen_with_pretrained_weights(weights, stages, parts
     assert allowed_weights(network).learned == trained  # noise in what is not trained would never be undone
 
 
-def grouped(attention: GroupAttention, x: np.ndarray) -> np.ndarray:
+def slot_attention(attention: GroupAttention, x: np.ndarray) -> np.ndarray:
     """Slot attention of WS-SAM's public code, for one image (C, h, w), in numpy with loops over the groups."""
     w = {name: value.double().numpy() for name, value in attention.state_dict().items()}
 
@@ -150,8 +149,8 @@ def test_feature_groups_match_public_code():
         found = groups(features).numpy()
     first, second = (groups.mix[place].weight.detach().numpy()[:, :, 0, 0].T for place in (0, 2))
     for image, x in zip(found, features.numpy(), strict=True):
-        fine = grouped(groups.fine, x)
-        coarse = grouped(groups.coarse, fine + x)
+        fine = slot_attention(groups.fine, x)
+        coarse = slot_attention(groups.coarse, fine + x)
         both = np.concatenate([fine, coarse]).reshape(12, -1)
         pooled = [np.maximum(each @ first, 0) @ second for each in (both.mean(1), both.max(1))]
         share = 1 / (1 + np.exp(-sum(pooled)))
@@ -222,13 +221,6 @@ def test_starting_weights_of_networks(network, weights, start):
 
 def test_only_mobile_sam_trunk_takes_teacher_weights():
     assert [takes_teacher(name) for name in ("mobile_sam_fpn", "lite0_fpn", "sam_vit_t")] == [True, False, False]
-
-
-def test_invalid_sizes_suggest_nearest_multiples():
-    network = client_network("mobile_sam_fpn")
-    assert size_problems(network, height=256) == []
-    (problem,) = size_problems(network, height=100)
-    assert problem.hint == "set image_size to 96 or 128"
 
 
 def test_pyramid_adds_coarse_levels_to_fine_levels():

@@ -80,7 +80,7 @@ LEFT = torch.tensor([[0.8, 0.2], [0.4, 0.2]])
 """Probabilities of a network wherever its image is turned: no symmetry at all."""
 
 
-def left(batch: torch.Tensor) -> torch.Tensor:
+def predict_left(batch: torch.Tensor) -> torch.Tensor:
     return torch.logit(LEFT).expand(len(batch), 1, 2, 2)
 
 
@@ -89,8 +89,8 @@ def left(batch: torch.Tensor) -> torch.Tensor:
 )
 def test_views_are_undone_before_averaging(views, mean):
     images = torch.zeros(1, 3, 2, 2)
-    torch.testing.assert_close(mean_of_views(images, left, views)[0, 0], torch.tensor(mean))
-    logits = AutocastInferer(False, views=views)(images, left)
+    torch.testing.assert_close(mean_of_views(images, predict_left, views)[0, 0], torch.tensor(mean))
+    logits = AutocastInferer(False, views=views)(images, predict_left)
     torch.testing.assert_close(logits.sigmoid()[0, 0], torch.tensor(mean))
 
 
@@ -111,8 +111,6 @@ def test_certain_pixels_have_finite_logits():
 
 @pytest.mark.parametrize("views", [0, 3, 2.0, True, "4"])
 def test_invalid_options_are_refused_together(views):
-    expected = (
-        r"(?s)-> enabled: expected true, false or 'auto', found 'on'.*-> views: expected one of \[1, 2, 4, 8\], f"
-    )
-    with pytest.raises(Refused, match=expected):
+    enabled = r"(?s)-> enabled: expected true, false or 'auto', found 'on'.*"
+    with pytest.raises(Refused, match=enabled + r"-> views: expected one of \[1, 2, 4, 8\], f"):
         AutocastInferer("on", views=views)  # type: ignore[arg-type]

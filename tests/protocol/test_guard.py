@@ -1,4 +1,4 @@
-"""Who may answer with what, and what one site may do to the mean by a long step, a large share or another number."""
+"""Accepted senders and messages, and limits of one site: step length, share and image count."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_fault_79_inflation_is_limited_to_requested_size():
     assert refused.reason.endswith("expected at most 1050624 bytes, found 3000000 bytes once inflated")
     small = to_bytes(Message(Kind.SOFT_MASKS, "a", 0, 1, n=1, tensors=requested))
     taken = received("a", small, inbox.check, max_bytes=inbox.max_bytes("a"))
-    assert (taken.n, taken.tensors) == (1, {}), "what was handed on is let go"
+    assert (taken.n, taken.tensors) == (1, {}), "tensors are released after they are passed on"
     assert received("a", small, None).tensors.keys() == {"masks"}
 
 
@@ -79,7 +79,7 @@ class Foreign(Strategy):
 
 
 def taken(tensors, guard, **exchange):
-    """What a foreign strategy at weights of (3, 4) is handed of a site's answer."""
+    """The tensors that a foreign strategy with weights (3, 4) receives from a site."""
     strategy = Foreign(**exchange)
     strategy.attach(Server(["a"], 1, weights={"w": torch.tensor([3.0, 4.0])}, guard=guard))
     strategy.take(0, "a", Message(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=tensors))
@@ -111,7 +111,7 @@ def test_clipping_keeps_integers_unknown_names_and_original():
     update = Message(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=far)
     clipped = UpdateGuard(limit=2.0).limited(update, reference).tensors
     assert (clipped["w"].tolist(), clipped["n"].item(), clipped["x"].item()) == ([3.0, 14.0], 9, 1e9)
-    assert update.tensors["w"].tolist() == [3.0, 24.0], "what was sent is not changed"
+    assert update.tensors["w"].tolist() == [3.0, 24.0], "the sent update is unchanged"
     assert UpdateGuard(limit=4.0).limited(update, reference) is update
 
 
@@ -140,7 +140,7 @@ def test_counted_images_are_limited_to_largest_share(share, images, counted):
     assert UpdateGuard(largest_share=share).counted(images) == counted
 
 
-def weighing(n: int, site: str = "a") -> Message:
+def update_of(n: int, site: str = "a") -> Message:
     return Message(Kind.WEIGHTS, site, 0, 1, n=n)
 
 
@@ -150,7 +150,7 @@ def weighing(n: int, site: str = "a") -> Message:
         ([1.0], [8.0], 1.0),
         ([1.0], [11.0], 1.0),
         ([1.0], [-10.5], 10 / 11.5),  # the step counts, and not the length of the update
-        ([1.0, 0.0], [3e30, 4e30], 2e-30),  # whose square leaves single precision
+        ([1.0, 0.0], [3e30, 4e30], 2e-30),  # their squares leave single precision
         ([0.0], [1.0], 1e-11),  # from zero hardly a step may be taken
     ],
 )
@@ -162,36 +162,33 @@ def test_default_step_limit_is_ten_times_norm(old, new, share) -> None:
             UpdateGuard(action="skip").share(new, old)
 
 
-def test_shortened_step_keeps_dtype_and_whole_step_is_unchanged() -> None:
+def test_shortened_step_keeps_dtype_and_norm_is_finite() -> None:
     old, new = torch.tensor([1.0], dtype=torch.float64), torch.tensor([3.0])
     half = shortened(old, new, 0.5)
     assert (half.item(), half.dtype) == (2.0, torch.float32)
     assert shortened(old, new, 1.0) is new
     assert shortened(torch.tensor(1), count := torch.tensor(3), 0.5) is count
-
-
-def test_norm_beyond_half_precision_is_finite() -> None:
     assert norm({"w": torch.full((4,), 200.0, dtype=torch.float16), "n": torch.tensor(7)}) == 400  # 4 * 200**2 > 65504
 
 
 def test_fault_77_changed_image_count_is_refused() -> None:
     counts = ImageCounts({"a": 5, "b": 0})
-    assert counts.counted("a", weighing(5)).n == 5
+    assert counts.counted("a", update_of(5)).n == 5
     with pytest.raises(MessageRefused, match="n: expected 5, as this site reported before, found 9; start a new"):
-        counts.counted("a", weighing(9))
-    assert counts.counted("b", weighing(3, "b")).n == 3, "it reported none before round 0, and is believed once"
+        counts.counted("a", update_of(9))
+    assert counts.counted("b", update_of(3, "b")).n == 3, "it reported none before round 0: the first count is accepted"
     with pytest.raises(MessageRefused, match="expected 3, as this site reported before, found 4"):
-        counts.counted("b", weighing(4, "b"))
-    assert counts.counted("c", weighing(0, "c")).n == 0
+        counts.counted("b", update_of(4, "b"))
+    assert counts.counted("c", update_of(0, "c")).n == 0
 
 
 def test_fault_77_capped_counts_are_used_and_new_counts_refused() -> None:
     counts = ImageCounts({"a": 90, "b": 10}, UpdateGuard(largest_share=0.5))
-    assert [counts.counted(site, weighing(n, site)).n for site, n in (("a", 90), ("b", 10))] == [10, 10]
+    assert [counts.counted(site, update_of(n, site)).n for site, n in (("a", 90), ("b", 10))] == [10, 10]
     with pytest.raises(MessageRefused, match="expected none, as this site reported before, found 7"):
-        counts.counted("c", weighing(7, "c"))
-    assert counts.counted("c", weighing(0, "c")).n == 0
-    update = weighing(90)
+        counts.counted("c", update_of(7, "c"))
+    assert counts.counted("c", update_of(0, "c")).n == 0
+    update = update_of(90)
     assert ImageCounts({"a": 90}, UpdateGuard()).counted("a", update) is update, "nothing is capped"
 
 
@@ -251,11 +248,11 @@ def test_excess_weight_is_distributed_in_proportion(share, weights, capped) -> N
 
 @pytest.mark.parametrize("share", [None, 0.7, 1])
 def test_weights_below_cap_are_unchanged(share: float | None) -> None:
-    weights = {"a": 0.7, "b": 0.1, "c": 0.2}  # whose sum is not 1 to the last bit
+    weights = {"a": 0.7, "b": 0.1, "c": 0.2}  # their sum is not 1 to the last bit
     assert UpdateGuard(largest_share=share).capped(weights) == weights
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(any), st.floats(0.01, 1))
 def test_capped_weights_sum_to_one_and_keep_order(weights, share) -> None:
     given_ = {f"s{at}": weight / sum(weights) for at, weight in enumerate(weights)}

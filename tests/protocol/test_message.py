@@ -1,4 +1,4 @@
-"""What a message may hold, and its bytes: each refusal has its reason; exact size, and nothing that could run."""
+"""Content and bytes of messages: each refusal with its reason, exact sizes, and no executed code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import zlib
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
@@ -36,7 +36,7 @@ def check(message: Message) -> None:
     "changes",
     [
         {"metrics": {"seconds": 1.5, "term_sam_kd": 0.25, "iterations": 3}, "extra": {"split": "test"}},
-        {"tensors": {**weights(), "w": torch.full((2, 3), 3e38)}},  # whose sum overflows
+        {"tensors": {**weights(), "w": torch.full((2, 3), 3e38)}},  # their sum overflows
         {"n": 10_000_000, "metrics": {"dice": 0.0, "iou": 1.0}},
         {"metrics": {f"term_a{number}": 0.5 for number in range(64)} | {"seconds": 1.0}},
     ],
@@ -80,7 +80,6 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int
 NAMES = st.text('aä./\\"\n\x00', min_size=1, max_size=12)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(NAMES, st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 3), max_size=3)), max_size=6))
 def test_bytes_match_safetensors_library(shapes):
     tensors = {name: torch.ones(shape, dtype=dtype) for name, (dtype, shape) in shapes.items()}
@@ -93,16 +92,14 @@ def test_bytes_match_safetensors_library(shapes):
     assert all(torch.equal(mine[name], tensors[name]) for name in tensors)
 
 
-@settings(max_examples=25, deadline=None)
 @given(NAMES, st.integers(0, 10**7), st.dictionaries(st.sampled_from(["dice", "iou"]), st.floats()))
 def test_message_round_trips_with_counted_size(site, n, metrics):
     metrics = {name: value for name, value in metrics.items() if abs(value) < 1e300}
     sent = up(site=site, n=n, metrics=metrics, extra={"split": "test"}, seed=7)
     payload = to_bytes(sent)
     assert wire_size(sent) == len(payload)
-    assert (
-        to_bytes(up(site=site, n=n, metrics=dict(sorted(metrics.items())), extra={"split": "test"}, seed=7)) == payload
-    )
+    ordered = dict(sorted(metrics.items()))
+    assert to_bytes(up(site=site, n=n, metrics=ordered, extra={"split": "test"}, seed=7)) == payload
     received = from_bytes(payload)
     assert received.header() == sent.header()
     assert "tensor" not in repr(received), "no log shows weights"
@@ -178,7 +175,6 @@ def masks_message(masks: torch.Tensor | None = None, **changes) -> Message:
     return up(kind=Kind.SOFT_MASKS, tensors={"masks": masks}, **changes)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 4), max_size=5), st.integers(0, 2**31 - 1))
 @example([1] * 7 + [2], 0)
 def test_soft_masks_round_trip(shape, seed):
@@ -319,7 +315,7 @@ def test_deflation_must_match_message_kind(shapes, kind, found):
 
 
 def with_types(types: dict[str, str], *, bytes_each: int) -> bytes:
-    """A message whose tensors of two values say that they are of types which torch's writer does not write."""
+    """A message with tensors of two values, declared with types that torch does not write."""
     each = {
         name: {"dtype": dtype, "shape": [2], "data_offsets": [index * bytes_each, (index + 1) * bytes_each]}
         for index, (name, dtype) in enumerate(types.items())

@@ -1,4 +1,4 @@
-"""Weights travel once: what is left out, what is put back, and what a site says that does not hold them."""
+"""Weights are sent once: what is left out, restored, and reported by a site that does not hold them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def message(weights=WEIGHTS, *, kind: Kind = Kind.WEIGHTS, site: str = "a", **wo
     return Message(kind, site, 1, 3, tensors={name: tensor.clone() for name, tensor in weights.items()}, extra=words)
 
 
-def passed(sent: SentWeights, held: HeldWeights, message: Message) -> tuple[int, Message]:
+def send(sent: SentWeights, held: HeldWeights, message: Message) -> tuple[int, Message]:
     """Bytes on the wire, and what the site makes of them."""
     payload = to_bytes(sent.shortened(message.site, message))
     return len(payload), held.complete(from_bytes(payload))
@@ -29,8 +29,8 @@ def passed(sent: SentWeights, held: HeldWeights, message: Message) -> tuple[int,
 
 def test_repeated_weights_are_named_and_restored():
     sent, held = SentWeights(), HeldWeights()
-    first, _ = passed(sent, held, message(split="validation", model="current"))
-    second, arrived = passed(sent, held, message(purpose="replace"))
+    first, _ = send(sent, held, message(split="validation", model="current"))
+    second, arrived = send(sent, held, message(purpose="replace"))
     # six floats and one integer, and what the header says of them, are left out
     assert second < first - 6 * 4 - 8
     assert arrived.extra == {"purpose": "replace"}
@@ -110,10 +110,10 @@ def test_site_never_uses_other_weights_than_sent(steps):
             held[site] = HeldWeights()
         whole = message({"w": torch.full((4,), float(value))}, site=site)
         try:
-            _, arrived = passed(sent, held[site], whole)
+            _, arrived = send(sent, held[site], whole)
         except MessageRefused:
             sent.forget(site)
-            _, arrived = passed(sent, held[site], whole)
+            _, arrived = send(sent, held[site], whole)
         assert arrived.tensors["w"].tolist() == [value] * 4
         assert wire_size(whole) == len(to_bytes(whole))
 

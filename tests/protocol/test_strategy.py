@@ -1,4 +1,4 @@
-"""What a strategy says of its exchange, by one object."""
+"""The exchange of a strategy, and the defaults of its base class."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_server_without_model_has_no_weights_and_no_evaluation():
 
 
 class Noting(Strategy):
-    """Notes what it was called with."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []

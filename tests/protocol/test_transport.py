@@ -1,4 +1,4 @@
-"""What may be reported of a failure, and answers that wait."""
+"""Reported failures, and replies that wait in files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.federation.toys import weights
 SECRET = "/data/Jane Doe/lesion 7.png"
 
 
-def caught(function) -> BaseException:
+def error_of(function) -> BaseException:
     with pytest.raises(Exception) as info:
         function()
     return info.value
@@ -36,7 +36,7 @@ def caught(function) -> BaseException:
 )
 def test_fault_58_scrubbed_errors_have_no_paths_or_names(error, words):
     assert scrub(error) == words
-    assert "RuntimeError in torch." in scrub(caught(lambda: torch.nn.Conv2d(1, 1, 1)(torch.ones(1, 2, 3, 3))))
+    assert "RuntimeError in torch." in scrub(error_of(lambda: torch.nn.Conv2d(1, 1, 1)(torch.ones(1, 2, 3, 3))))
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,8 @@ def test_fault_49_full_disk_is_raised_when_spooling(tmp_path, monkeypatch):
 def test_errors_of_site_code_are_anonymous():
     own = type("JaneDoe", (Exception,), {"__module__": "ward_7.patients"})
     assert scrub(own("/data/x")) == "an error in the site's own code"
-    assert (
-        scrub(type("SafetensorError", (Exception,), {"__module__": "safetensors.sub"})("/data/x")) == "SafetensorError"
-    )
+    known = type("SafetensorError", (Exception,), {"__module__": "safetensors.sub"})
+    assert scrub(known("/data/x")) == "SafetensorError"
     for module in ({"__name__": "ward_7.patients"}, {}):
         fail = FunctionType(compile("raise ValueError('/data/x')", "<patients>", "exec"), module)
-        assert scrub(caught(fail)) == "ValueError"
+        assert scrub(error_of(fail)) == "ValueError"

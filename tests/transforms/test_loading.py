@@ -137,7 +137,7 @@ def item(index: int = 0, size: int = 4) -> dict:
     return {"index": index, "image": torch.zeros(3, size, size)}
 
 
-def test_target_and_gate_are_selected_by_index():
+def test_target_and_gate_are_selected_by_index_and_resized():
     targets = PublicTargets()
     masks = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
     masks[1] = 51
@@ -146,10 +146,6 @@ def test_target_and_gate_are_selected_by_index():
     assert (first["target"].sum(), first["target_gate"]) == (0, 1)
     assert torch.equal(second["target"], torch.full((1, 4, 4), 0.2))
     assert (second["target_gate"], second["target_gate"].dtype) == (0, torch.float32)
-
-
-def test_smaller_target_is_resized_to_image():
-    targets = PublicTargets()
     targets.set(torch.tensor([[[[0, 255]]]], dtype=torch.uint8).expand(1, 1, 2, 2), torch.tensor([True]))
     row = LoadTargetd(targets)(item())["target"][0, 0].tolist()
     assert row == [0, 0.25, 0.75, 1]  # half pixels: the centres lie at 0.25 and 0.75

@@ -1,4 +1,4 @@
-"""The strong view: colour, blur, boxes and CutMix by hand; in range, in place, reproducible, as strong as asked for."""
+"""The strong view: colour, blur, boxes and CutMix by hand; its range, seeds and strength."""
 
 from __future__ import annotations
 
@@ -26,13 +26,10 @@ def test_colour_matrix_and_contrast_match_hand_calculation():
     assert recolour(image, colour_matrix(brightness=0.5), 1.0)[0, 0].tolist() == pytest.approx([0.1, 0.3])
 
 
-def test_gaussian_blur_matches_scipy():
+def test_blur_matches_scipy_and_fits_image():
     image = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(0))
     expected = ndimage.gaussian_filter(image.numpy(), (0, 1.5, 1.5), mode="mirror", radius=(0, 4, 4))
     assert abs(gaussian_blur(image, 1.5).numpy() - expected).max() < 1e-5  # float32 sums of 81 products
-
-
-def test_tiny_blur_is_skipped_and_wide_blur_fits_small_image():
     image = torch.rand(3, 4, 4)
     assert gaussian_blur(image, 0.05) is image
     assert gaussian_blur(image, 10.0).shape == image.shape
@@ -70,15 +67,12 @@ def test_cutmix_pastes_box_of_neighbour_into_every_tensor(size, seed):
     assert torch.equal(images, a_batch(size))
 
 
-def test_cutmix_is_reproducible_and_skips_single_images():
+def test_cutmix_is_reproducible_and_keeps_masks_and_single_images():
     images = a_batch(3)
     first, second = (cutmix(images, generator=torch.Generator().manual_seed(3), prob=0.5)[0] for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(cutmix(images, prob=0.0)[0], images)
     assert torch.equal(cutmix(images[1:2], prob=1.0)[0], images[1:2])
-
-
-def test_cutmix_keeps_binary_masks_and_dtypes():
     labels = torch.randint(0, 2, (4, 1, 16, 16), dtype=torch.uint8)
     mixed = cutmix(torch.rand(4, 3, 16, 16), labels, prob=1.0)[1]
     assert mixed.dtype == torch.uint8
@@ -169,15 +163,12 @@ def test_noise_setting_does_not_change_other_draws():
         assert few._box == many._box
 
 
-def test_invalid_arguments_are_refused_together():
+def test_invalid_arguments_and_images_are_refused():
     ranges = r"strength: .*in \[0, 2\], found 3\n.* tint: .*in \[0, 0\.5\], found 0\.6\n.*\n.* gamma: .*in \[1, 4\], f"
     with pytest.raises(Refused, match=rf"4 problems\n.*{ranges}"):
         StrongViewd(strength=3, grey_prob=1.5, gamma=0.5, tint=0.6)
     with pytest.raises(Refused, match="2 names for 1 keys"):
         StrongViewd(output_key=("a", "b"))
-
-
-def test_non_rgb_image_is_refused():
     with pytest.raises(Refused, match=r"expected an RGB image \(3, H, W\), found shape \(1, 8, 8\)"):
         StrongViewd().view(torch.zeros(1, 8, 8))
 

@@ -1,4 +1,4 @@
-"""From a record to what the network sees, as the bundles list it: labelled, unlabelled, and for evaluation."""
+"""The views of a bundle's train.json: labelled, unlabelled, and for evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HASH, TEACHER = "b" * 64, "a" * 64
 
 @pytest.fixture
 def record(tmp_path: Path) -> dict[str, Any]:
-    """An image of 20 x 30 pixels whose left half is lesion."""
+    """An image of 20 x 30 pixels; its left half is lesion."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     mask = np.zeros((20, 30), dtype=np.uint8)
     mask[:, :15] = 255

@@ -1,4 +1,4 @@
-"""The weak view: everything moves together, labels stay labels, seeds decide; its geometry by hand."""
+"""The weak view: image, label and soft mask are warped together; its geometry by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.transforms import WeakViewd, output_to_input, warp
 
 
-def warped(picture, matrix, size, nearest=False):
+def warp_one(picture, matrix, size, nearest=False):
     return warp({"": picture}, matrix, size, nearest=("",) if nearest else ())[""]
 
 
@@ -31,45 +31,39 @@ def picture() -> torch.Tensor:
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 @pytest.mark.parametrize("flip", [False, True])
 def test_flips_and_quarter_turns_match_torch(picture, flip, turns, nearest):
-    view = warped(picture, output_to_input((6, 6), flip=flip, quarter_turns=turns), (6, 6), nearest=nearest)
+    view = warp_one(picture, output_to_input((6, 6), flip=flip, quarter_turns=turns), (6, 6), nearest=nearest)
     assert torch.allclose(view, torch.rot90(picture.flip(2) if flip else picture, turns, (1, 2)), atol=1e-5)
 
 
-def test_shift_moves_image_down_and_right():
+def test_shift_zoom_and_border_match_hand_computed_values():
     picture = torch.zeros(1, 8, 8)
     picture[0, 3, 2] = 1
-    view = warped(picture, output_to_input((8, 8), shift=(1 / 8, 2 / 8)), (8, 8), nearest=True)
+    view = warp_one(picture, output_to_input((8, 8), shift=(1 / 8, 2 / 8)), (8, 8), nearest=True)
     assert view[0].nonzero().tolist() == [[4, 4]]
-
-
-def test_zoom_magnifies_around_centre():
     picture = torch.zeros(1, 8, 8)
     picture[0, 3:5, 3:5] = 1  # 2 x 2
-    view = warped(picture, output_to_input((8, 8), zoom=2.0), (8, 8), nearest=True)
+    view = warp_one(picture, output_to_input((8, 8), zoom=2.0), (8, 8), nearest=True)
     expected = torch.zeros(1, 8, 8)
     expected[0, 2:6, 2:6] = 1
     assert torch.equal(view, expected)
+    view = warp_one(torch.arange(4.0).expand(1, 4, 4), output_to_input((4, 4), shift=(0, 0.5)), (4, 4), nearest=True)
+    assert view[0, 0].tolist() == [1, 0, 0, 1]
 
 
 def test_rotation_angle_is_preserved_in_non_square_view():
     picture = torch.zeros(1, 40, 80)
     picture[0, 20, 20:60] = 1  # a level line of 40 pixels
-    rows, columns = (warped(picture, output_to_input((40, 80), degrees=30), (40, 80))[0] > 0.3).nonzero().T
+    rows, columns = (warp_one(picture, output_to_input((40, 80), degrees=30), (40, 80))[0] > 0.3).nonzero().T
     left, right = columns.argmin(), columns.argmax()
     slope = (rows[left] - rows[right]) / (columns[right] - columns[left])  # rows count downwards
     assert slope.item() == pytest.approx(0.577, abs=0.06)  # tan 30 degrees; a pixel over 35 is 0.03
-
-
-def test_border_is_reflected():
-    view = warped(torch.arange(4.0).expand(1, 4, 4), output_to_input((4, 4), shift=(0, 0.5)), (4, 4), nearest=True)
-    assert view[0, 0].tolist() == [1, 0, 0, 1]
 
 
 def test_warp_matches_torch_grid_sample(picture):
     matrix = output_to_input((5, 9), degrees=20, zoom=1.1, shear=7, shift=(0.1, -0.05), flip=True)
     grid = functional.affine_grid(matrix[None], [1, 1, 5, 9], align_corners=False)
     expected = functional.grid_sample(picture[None], grid, padding_mode="reflection", align_corners=False)[0]
-    assert torch.allclose(warped(picture, matrix, (5, 9)), expected, atol=1e-5)
+    assert torch.allclose(warp_one(picture, matrix, (5, 9)), expected, atol=1e-5)
 
 
 def test_joint_warp_equals_separate_warps(picture):
@@ -78,17 +72,17 @@ def test_joint_warp_equals_separate_warps(picture):
     matrix = output_to_input((4, 5), degrees=20, zoom=0.9, shift=(0.1, -0.05))
     views = warp(tensors, matrix, (4, 5), nearest={"label"})
     for key, tensor in tensors.items():
-        assert torch.equal(views[key], warped(tensor, matrix, (4, 5), nearest=key == "label"))
+        assert torch.equal(views[key], warp_one(tensor, matrix, (4, 5), nearest=key == "label"))
 
 
 def test_shrinking_averages_pixels():
     stripes = torch.zeros(1, 64, 64)
     stripes[:, :, ::4] = 1  # every fourth column: a mean of 0.25 everywhere
-    assert warped(stripes, output_to_input((16, 16)), (16, 16))[0, 4:12, 4:12].sub(0.25).abs().max() < 0.05
+    assert warp_one(stripes, output_to_input((16, 16)), (16, 16))[0, 4:12, 4:12].sub(0.25).abs().max() < 0.05
 
 
 def an_item(seed: int, height: int = 48, width: int = 64) -> dict:
-    """An image whose channels, label and soft mask are the same blobs."""
+    """An image; its channels, label and soft mask are the same blobs."""
     noise = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)).numpy()
     smooth = ndimage.gaussian_filter(noise, 4)
     blobs = torch.from_numpy(smooth > smooth.mean()).float()[None]
@@ -120,13 +114,13 @@ def test_view_depends_only_on_seed():
     item, before = an_item(1), an_item(1)
     expected = WeakViewd(size=32).set_random_state(7)(item)
     view = WeakViewd(size=32)
-    view(item)  # whatever ran before
+    view(item)  # an earlier call
     set_rnd(SimpleNamespace(transform=view), seed=7)
     again = view(item)
     assert all(torch.equal(again[key], expected[key]) for key in ("image", "label"))
     chains = [Compose([WeakViewd(size=32)]).set_random_state(5) for _ in range(2)]
     assert torch.equal(*(chain(item)["image"] for chain in chains))
-    assert torch.equal(item["image"], before["image"]), "the item that came in is left as it was"
+    assert torch.equal(item["image"], before["image"]), "the given item is unchanged"
     assert again["id"] == "a"
 
 

@@ -1,4 +1,4 @@
-"""SAM without prompts: where images are in its input, its sizes and positions, weights that are checked, TinyViT."""
+"""SAM without prompts: positions, sizes, scaled and padded images, checked weights, TinyViT."""
 
 from __future__ import annotations
 
@@ -28,14 +28,11 @@ from samfed_monai.networks.sam.build import (
 from tests.networks.sam.tiny import SIZE
 
 
-def test_relative_positions_are_interpolated_linearly():
+def test_positions_are_interpolated_only_if_needed():
     state = {"blocks.2.attn.rel_pos_h": torch.tensor([[0.0], [1.0], [2.0], [3.0]])}
     fitted = fit_positions(state, {"blocks.2.attn.rel_pos_h": torch.zeros(2, 1)})
     # two outputs at the middles of two inputs each (align_corners=False)
     torch.testing.assert_close(fitted["blocks.2.attn.rel_pos_h"], torch.tensor([[0.5], [2.5]]))
-
-
-def test_absolute_positions_are_resized_only_if_needed():
     state = {"pos_embed": torch.full((1, 8, 8, 2), 3.0), "neck.0.weight": torch.rand(3, 2)}
     fitted = fit_positions(state, {"pos_embed": torch.zeros(1, 4, 4, 2), "neck.0.weight": torch.zeros(5, 2)})
     torch.testing.assert_close(fitted["pos_embed"], torch.full((1, 4, 4, 2), 3.0))
@@ -78,9 +75,8 @@ def test_batch_is_decoded_like_single_images():
 
 def test_normalisation_matches_sam():
     white = tiny(64).normalise(torch.ones(1, 3, 1, 1)).flatten()
-    torch.testing.assert_close(
-        white, torch.tensor([(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375])
-    )
+    expected = [(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375]
+    torch.testing.assert_close(white, torch.tensor(expected))
 
 
 def test_checkpoint_of_other_sam_is_refused(tmp_path, checkpoint):

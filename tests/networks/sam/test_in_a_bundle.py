@@ -1,4 +1,4 @@
-"""What docs/personalised.md shows, on top of a bundle's own train.json: a round of two stages."""
+"""The settings of docs/personalised.md on top of a bundle's train.json: a round of two stages."""
 
 from __future__ import annotations
 

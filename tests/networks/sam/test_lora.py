@@ -10,7 +10,7 @@ from samfed_monai.networks.sam.lora import LoRAQueryValue, QKVLayout, apply_lora
 from tests.networks.sam.tiny import SIZE
 
 
-def adapted(layout: QKVLayout, rank: int = 2) -> LoRAQueryValue:
+def lora_layer(layout: QKVLayout, rank: int = 2) -> LoRAQueryValue:
     torch.manual_seed(0)
     rows = layout.groups * (layout.query + layout.key + layout.value)
     lora = LoRAQueryValue(nn.Linear(6, rows), layout, rank)
@@ -20,7 +20,7 @@ def adapted(layout: QKVLayout, rank: int = 2) -> LoRAQueryValue:
 
 
 def test_lora_changes_only_query_and_value_and_can_be_merged():
-    lora = adapted(QKVLayout(groups=2, query=1, key=1, value=2))
+    lora = lora_layer(QKVLayout(groups=2, query=1, key=1, value=2))
     x = torch.rand(5, 6)
     change = lora(x) - lora.linear(x)
     query, value = x @ (lora.query_b @ lora.query_a).T, x @ (lora.value_b @ lora.value_a).T
@@ -30,7 +30,7 @@ def test_lora_changes_only_query_and_value_and_can_be_merged():
     assert torch.equal(lora(x)[:, [1, 5]], lora.linear(x)[:, [1, 5]])
     assert type(lora.merged()) is nn.Linear
     torch.testing.assert_close(lora.merged()(x), lora(x))
-    own = adapted(QKVLayout(groups=1, query=3, key=3, value=3))  # SAM's own order
+    own = lora_layer(QKVLayout(groups=1, query=3, key=3, value=3))  # SAM's own order
     change = own(x) - own.linear(x)
     torch.testing.assert_close(change[:, :3], x @ (own.query_b @ own.query_a).T)
     torch.testing.assert_close(change[:, 6:], x @ (own.value_b @ own.value_a).T)

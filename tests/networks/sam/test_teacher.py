@@ -1,6 +1,4 @@
-"""SAM as a teacher: its masks of an image."""
-
-from __future__ import annotations
+"""SAM as a teacher: probabilities, views, precision and identity."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A SAM whose encoder has two blocks of width 16: every layer is there, and a step takes milliseconds."""
+"""A SAM with an encoder of two blocks of width 16: it has every layer, and a step takes milliseconds."""
 
 from __future__ import annotations
 
