@@ -1,4 +1,4 @@
-"""A run folder as a federation leaves it: small files, plausible numbers, real pictures."""
+"""A finished run folder: small files, plausible numbers, real pictures."""
 
 from __future__ import annotations
 

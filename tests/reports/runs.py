@@ -68,7 +68,7 @@ MIXED = {"a": "deeplabv3plus_resnet18", "b": "deeplabv3plus_resnet34"}
 
 
 def heterogeneous_runs(folder: Path) -> list[Path]:
-    """Two seeds of SAM-Fed, HSSF, lone sites and a floor whose sites' networks differ."""
+    """Two seeds of SAM-Fed, HSSF, lone sites and a floor, with different networks at the sites."""
     dices = {
         "heterogeneous": ("heterogeneous", [0.75, 0.79]),
         "hssf": ("hssf", [0.72, 0.74]),

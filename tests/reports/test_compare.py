@@ -1,6 +1,4 @@
-"""Rows against each other: means and spreads over seeds, notes, and rows of teachers."""
-
-from __future__ import annotations
+"""Comparison of rows: means and spreads over seeds, notes, and rows of teachers."""
 
 import pytest
 

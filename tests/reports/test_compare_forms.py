@@ -1,7 +1,5 @@
 """A comparison as text, Markdown, JSON and figure, with its verdict from paired differences."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -179,10 +177,8 @@ def test_difference_is_judged_by_spread(differences, word):
 
 def test_verdict_is_against_strongest_other_method(tmp_path):
     ablation = sorted(ABLATIONS)[0]
-    no_rivals = {"oracle": [0.95] * 3, ablation: [0.90] * 3}
-    (group,) = groups_of(
-        tmp_path, samfed=[0.84, 0.86, 0.88], no_sam=[0.80, 0.83, 0.85], dp_only=[0.70] * 3, **no_rivals
-    )
+    others = {"dp_only": [0.70] * 3, "oracle": [0.95] * 3, ablation: [0.90] * 3}
+    (group,) = groups_of(tmp_path, samfed=[0.84, 0.86, 0.88], no_sam=[0.80, 0.83, 0.85], **others)
     assert verdict(group) == (
         "SAM-Fed leads, by more than the spread: Dice +0.033 ± 0.006 against the strongest other row, "
         "Federated, no SAM (`no_sam`); ahead in 3 of 3 seeds. At the worst site: +0.033 ± 0.006, it leads."
@@ -251,18 +247,18 @@ def test_verdict_states_other_outcomes(tmp_path, dices, text):
     assert text in str(verdict(group))
 
 
-def _without_masks(folder, dices):
-    """A run whose sites have no mask to measure with, and the table of what student and teacher drew."""
+def run_without_masks(folder, dices):
+    """A run with sites without masks, and the table of Dice between student and teacher."""
     results = read_json(write_run(folder, "samfed", 0, 0.8) / "results.json")
     for level in (results, results["models"]["best"], results["models"]["last"]):
         level |= {"sites": {"a": NO_MASKS, "b": NO_MASKS}, "average": NO_MASKS, "worst": dict.fromkeys(NO_MASKS)}
     write_json(folder / "results.json", {**results, "teacher": None})
     for site, found in dices.items():
-        _compared(folder, site, found)
+        write_disagreement(folder, site, found)
     return folder
 
 
-def _compared(folder, site, dices):
+def write_disagreement(folder, site, dices):
     own = folder / "evaluation" / "best" / site / "unlabelled"
     own.mkdir(parents=True)
     lines = [f"{i},0{i},{dice},\n" for i, dice in enumerate(dices)]
@@ -271,8 +267,8 @@ def _compared(folder, site, dices):
 
 def test_runs_without_masks_are_compared_by_disagreement(tmp_path):
     runs = [
-        _without_masks(tmp_path / "first", {"a": [0.5, 0.7], "b": [0.9]}),
-        _without_masks(tmp_path / "other", {"a": [0.2, 0.2], "b": [0.4]}),
+        run_without_masks(tmp_path / "first", {"a": [0.5, 0.7], "b": [0.9]}),
+        run_without_masks(tmp_path / "other", {"a": [0.2, 0.2], "b": [0.4]}),
     ]
     table = comparison_table(runs)
     text = to_text(table)
@@ -287,7 +283,7 @@ def test_runs_without_masks_are_compared_by_disagreement(tmp_path):
 
 
 def test_disagreement_is_shown_beside_scores(runs):
-    _compared(runs[0], "a", [0.2])
+    write_disagreement(runs[0], "a", [0.2])
     titles = [block.title for block in blocks(comparison_table(runs))]
     assert "Student and teacher, Dice between them" in titles
     assert "All test images" in titles

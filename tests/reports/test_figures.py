@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 from functools import partial
 
@@ -50,6 +48,7 @@ def test_single_round_has_one_tick_and_colours_are_stable():
     _site_lines(ax, {"b": [(0, 0.4)]}, ["a", "b"])
     assert list(ax.get_xticks()) == [1]
     assert [line.get_color() for line in ax.lines] == [PALETTE[1]]
+    assert len({tuple(line_style(index).values()) for index in range(20)}) == 20
 
 
 def test_panels_have_legend_of_sites():
@@ -70,12 +69,8 @@ def test_long_legend_fits_below_axes():
     assert 0 <= min(box.y0 for box in boxes) <= max(box.y1 for box in boxes) <= figure.axes[0].bbox.y0
 
 
-def test_twenty_sites_have_distinct_line_styles():
-    assert len({tuple(line_style(index).values()) for index in range(20)}) == 20
-
-
 @pytest.fixture
-def drawn(monkeypatch, tmp_path):
+def draw_figure(monkeypatch, tmp_path):
     """Axes of the figure of runs with these Dice by variant."""
 
     def draw(**dice):
@@ -106,8 +101,8 @@ def arrows(ax, marker):
     ],
     ids=["a_row_far_below", "a_tenth_of_the_best", "a_teacher_far_above", "a_teacher_near"],
 )
-def test_outlying_row_is_drawn_as_arrow(drawn, dices, below, above, label):
-    ax = drawn(**dices)
+def test_outlying_row_is_drawn_as_arrow(draw_figure, dices, below, above, label):
+    ax = draw_figure(**dices)
     assert (arrows(ax, "<"), arrows(ax, ">")) == (below, above)
     low, high = ax.get_xlim()
     values = [*dices.values(), *([0.85] if "samfed" in dices else [])]
@@ -115,10 +110,10 @@ def test_outlying_row_is_drawn_as_arrow(drawn, dices, below, above, label):
     assert [text.get_text() for text in ax.texts].count(label) == bool(label)
 
 
-def test_comparison_figure_shows_means_and_parameters(drawn, monkeypatch):
+def test_comparison_figure_shows_means_and_parameters(draw_figure, monkeypatch):
     costs = {"small": {"parameters": 5_200_000, "milliseconds": 119.6}}
     monkeypatch.setattr("tests.reports.test_figures.write_run", partial(write_run, costs=costs))
-    ax = drawn(samfed=0.84)
+    ax = draw_figure(samfed=0.84)
     assert "0.840   5.2 M" in [text.get_text() for text in ax.texts]
     assert ax.figure.get_size_inches() == pytest.approx([8.6, 1.1 + 2 * 0.42]), "a line a row"
     assert (ax.get_xlabel(), ax.xaxis.label.get_fontsize()) == ("average test Dice", 9)

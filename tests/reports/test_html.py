@@ -1,4 +1,4 @@
-"""The page of one run: it needs no other file, shows the run's numbers, and leaves out what the run does not have."""
+"""The page of one run: it needs no other file, shows the run's numbers, and omits missing parts."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Balance(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def written(run_folder, tmp_path_factory):
+def report_path(run_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "R"
     shutil.copytree(run_folder, folder)
     return Report(folder).write()
 
 
 @pytest.fixture(scope="module")
-def page(written):
-    return written.read_text(encoding="utf-8")
+def page(report_path):
+    return report_path.read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def test_page_is_self_contained_and_tags_are_balanced(page):
     assert Balance(page).open == []
 
 
-def test_page_shows_scores_and_caveats(page, written):
-    results = read_json(written.parent / "results.json")
+def test_page_shows_scores_and_caveats(page, report_path):
+    results = read_json(report_path.parent / "results.json")
     for found in (*(splits["test"] for splits in results["sites"].values()), results["average"]["test"]):
         assert f"{found['dice']:.3f}" in page
         assert f"{found['hd95']:.1f}" in page
@@ -82,11 +82,11 @@ def test_page_shows_scores_and_caveats(page, written):
     assert positions == sorted(positions), "the verdict first, and test scores before validation"
 
 
-def test_figures_are_beside_page_and_private_files_have_mode_600(written):
-    names = {path.name for path in (written.parent / "figures").iterdir()}
+def test_figures_are_beside_page_and_private_files_have_mode_600(report_path):
+    names = {path.name for path in (report_path.parent / "figures").iterdir()}
     assert {"curves.png", "reliability.png", "losses.png", "overlay-1-best.png"} <= names
     assert len(names) == 3 + 12
-    for path in (written.parent / "figures" / "overlay-1-best.png", written):
+    for path in (report_path.parent / "figures" / "overlay-1-best.png", report_path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

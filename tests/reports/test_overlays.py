@@ -1,4 +1,4 @@
-"""Masks drawn on pictures, as polygons, areas and outlines; the images that a report shows."""
+"""Masks drawn on pictures, as polygons, areas and outlines; the images in a report."""
 
 from __future__ import annotations
 
@@ -82,12 +82,11 @@ def test_unreadable_images_are_noted(run_folder, tmp_path):
     other = tmp_path / "other.json"
     replace(DataList.load(run.setting("datalist")), name="other").save(other)
     assert make_overlays(run, datalist=other, data_root=run.setting("data_root")) == ([], [f"all sites: {OTHER_LIST}"])
-    assert make_overlays(RunData(tmp_path, run.results), datalist="L", data_root="D")[1][0] == (
-        "Basel: no table of test scores in the run folder"
-    )
+    _, notes = make_overlays(RunData(tmp_path, run.results), datalist="L", data_root="D")
+    assert notes[0] == "Basel: no table of test scores in the run folder"
 
 
-def test_replaced_files_are_not_shown(run_folder, apart, tmp_path):
+def test_replaced_files_are_not_shown(run_folder, unlabelled_run, tmp_path):
     data = shutil.copytree(run_folder.parent / "data", tmp_path / "data")
     run = RunData.read(run_folder)
     first = make_overlays(run, datalist=run.setting("datalist"), data_root=data)[0][0]
@@ -96,7 +95,7 @@ def test_replaced_files_are_not_shown(run_folder, apart, tmp_path):
     overlays, notes = make_overlays(run, datalist=run.setting("datalist"), data_root=data)
     assert {each.site for each in overlays}.intersection(("Basel", "Lübeck", "São Paulo")) == {"Lübeck", "São Paulo"}
     assert re.fullmatch(rf"Basel: {first.id}.png: expected \w{{12}}…, found SHA-256 \w{{12}}…", notes[0])
-    own = make_own_images(RunData.read(apart), datalist=apart / "list.json", data_root=data)
+    own = make_own_images(RunData.read(unlabelled_run), datalist=unlabelled_run / "list.json", data_root=data)
     assert list(map(len, own)) == [0, 1]
 
 
@@ -113,9 +112,9 @@ def test_outlines_have_dark_rim_and_student_on_top():
 
 
 @pytest.fixture(scope="module")
-def apart(run_folder: Path, tmp_path_factory) -> Path:
+def unlabelled_run(run_folder: Path, tmp_path_factory) -> Path:
     """A copy of the run in which no image of Porto has a mask, and its student and teacher were compared."""
-    folder, data = tmp_path_factory.mktemp("apart") / "R", run_folder.parent / "data"
+    folder, data = tmp_path_factory.mktemp("run") / "R", run_folder.parent / "data"
     shutil.copytree(run_folder, folder)
     listed = DataList.load(data / "list.json")
     items = listed.sites["Porto"].test
@@ -136,32 +135,33 @@ def apart(run_folder: Path, tmp_path_factory) -> Path:
     return folder
 
 
-def test_unlabelled_site_shows_largest_disagreements(apart, run_folder, monkeypatch):
-    paths = {"datalist": apart / "list.json", "data_root": run_folder.parent / "data"}
-    own, notes = make_own_images(RunData.read(apart), **paths)
+def test_unlabelled_site_shows_largest_disagreements(unlabelled_run, run_folder, monkeypatch):
+    paths = {"datalist": unlabelled_run / "list.json", "data_root": run_folder.parent / "data"}
+    own, notes = make_own_images(RunData.read(unlabelled_run), **paths)
     assert notes == []
     assert {image.site for image in own} == {"Porto"}
     assert [round(image.dice, 1) for image in own] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     assert Image.open(io.BytesIO(own[0].png)).size == (320 + 6 + 320, 320)
     monkeypatch.setattr("samfed_monai.reports.html.run_figures", lambda run: [])
-    page = Report(apart, **paths).write().read_text(encoding="utf-8")
+    page = Report(unlabelled_run, **paths).write().read_text(encoding="utf-8")
     assert "0.400 on average over 7 images, below 0.5 on 4" in page
     assert page.index("Dice between them 0.100") < page.index("Dice between them 0.200")
     assert "No overlays for" not in page
     assert "This file shows images" in page
-    assert stat.S_IMODE((apart / "figures" / "own-3-1.png").stat().st_mode) == 0o600
-    hidden = Report(apart, **paths, overlays=False).write().read_text(encoding="utf-8")
-    assert not list((apart / "figures").glob("own-*"))
+    assert stat.S_IMODE((unlabelled_run / "figures" / "own-3-1.png").stat().st_mode) == 0o600
+    hidden = Report(unlabelled_run, **paths, overlays=False).write().read_text(encoding="utf-8")
+    assert not list((unlabelled_run / "figures").glob("own-*"))
     assert "Porto test" not in hidden
     assert "Images without masks" not in hidden
 
 
-def test_missing_images_of_unlabelled_site_are_noted(apart, tmp_path):
-    own, notes = make_own_images(RunData.read(apart), datalist=apart / "list.json", data_root=tmp_path)
+def test_missing_images_of_unlabelled_site_are_noted(unlabelled_run, tmp_path):
+    run = RunData.read(unlabelled_run)
+    own, notes = make_own_images(run, datalist=unlabelled_run / "list.json", data_root=tmp_path)
     assert (own, len(notes)) == ([], 1)
     assert str(tmp_path) not in notes[0]
     for datalist in (None, "L"):
-        assert make_own_images(RunData.read(apart), datalist=datalist, data_root=None) == ([], [f"Porto: {NO_LIST}"])
+        assert make_own_images(run, datalist=datalist, data_root=None) == ([], [f"Porto: {NO_LIST}"])
 
 
 def test_area_row_has_pixels_components_and_mm2() -> None:
@@ -175,15 +175,12 @@ def test_area_row_has_pixels_components_and_mm2() -> None:
     assert "mm2" not in area_of("a", mask)
 
 
-def test_polygon_of_pixel_is_diamond_around_centre() -> None:
+def test_polygon_of_pixel_is_diamond_and_hole_is_ring() -> None:
     mask = np.zeros((3, 4), bool)
     mask[1, 2] = True
     [[ring]] = polygons_of(mask)
     assert ring[0] == ring[-1]
     assert {tuple(point) for point in ring} == {(2.5, 1.0), (3.0, 1.5), (2.5, 2.0), (2.0, 1.5)}  # middle at (2.5, 1.5)
-
-
-def test_hole_is_ring_and_image_border_is_closed() -> None:
     ring = np.ones((5, 5), bool)
     ring[2, 2] = False
     [polygon] = polygons_of(ring)
@@ -212,15 +209,12 @@ def test_polygons_contain_exactly_foreground_pixels(values: list[bool]) -> None:
     assert np.array_equal(covered.reshape(mask.shape), mask)
 
 
-def test_geojson_feature_has_label_and_empty_mask_has_none() -> None:
+def test_geojson_features_have_names_and_colours() -> None:
     content = json.loads(geojson_of(np.ones((2, 2), bool), labels=["lesion"]))
     [feature] = content["features"]
     assert (content["type"], feature["geometry"]["type"]) == ("FeatureCollection", "Polygon")
     assert feature["properties"] == {"objectType": "annotation", "classification": {"name": "lesion"}}
     assert json.loads(geojson_of(np.zeros((2, 2), bool)))["features"] == []
-
-
-def test_geojson_class_features_have_names_and_colours() -> None:
     values = np.zeros((6, 6), np.uint8)
     values[0, 0], values[3, 1] = 1, 3
     features = json.loads(geojson_of(values, labels=["liver", "kidney", "spleen"]))["features"]

@@ -1,6 +1,4 @@
-"""Tests per image: their numbers by hand, their words, and where there are none."""
-
-from __future__ import annotations
+"""Tests per image: their numbers by hand, their sentences, and reasons for missing tests."""
 
 import itertools
 
@@ -70,7 +68,7 @@ def test_interval_of_many_images_matches_standard_error():
 
 
 def with_images(folder, variant, dices, *, seed=0, images=None, **more):
-    """A run whose sites a and b have half of these test images each."""
+    """A run; its sites a and b have half of these test images each."""
     write_run(folder, variant, seed, 0.8, **more)
     results = read_json(folder / "results.json")
     half = len(dices) // 2
@@ -98,12 +96,10 @@ def test_rows_are_compared_image_by_image(tmp_path):
     assert test.difference == pytest.approx(0.035)
     assert test.holm == test.p == pytest.approx(2 / 64)
     (sentence,) = [text for text in verdicts(table) if "same" in text]
-    assert sentence.startswith(
-        "SAM-Fed and Public set only on the same 6 test images: Dice is higher by 0.035 on average (95 %"
-    )
-    assert sentence.endswith(
-        "higher on 6 images and lower on 0. Such a difference is unlikely to be chance among images (p = 0.031)."
-    )
+    start = "SAM-Fed and Public set only on the same 6 test images: Dice is higher by 0.035 on average (95 %"
+    assert sentence.startswith(start)
+    end = "higher on 6 images and lower on 0. Such a difference is unlikely to be chance among images (p = 0.031)."
+    assert sentence.endswith(end)
     block = next(block for block in blocks(table) if "image by image" in block.title)
     assert block.rows["dp_only"][0:2] == ["6", "+0.035"]
     assert block.rows["dp_only"][3:5] == ["6 / 0", "0.031"]

@@ -1,6 +1,4 @@
-"""The groups that rows are compared in."""
-
-from __future__ import annotations
+"""The groups of compared rows."""
 
 import pytest
 

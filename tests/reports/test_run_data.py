@@ -1,6 +1,4 @@
-"""One run folder, read and checked, with its table of rounds."""
-
-from __future__ import annotations
+"""A run folder is read and checked, with its table of rounds."""
 
 from dataclasses import replace
 

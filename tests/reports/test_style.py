@@ -1,6 +1,4 @@
-"""One spelling for every number."""
-
-from __future__ import annotations
+"""Formatting of numbers and names."""
 
 from samfed_monai.reports.style import as_bytes, as_difference, as_percent, as_ranges, as_score, as_seconds, shortened
 

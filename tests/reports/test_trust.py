@@ -1,4 +1,4 @@
-"""What a report says of masks by their own probabilities."""
+"""Trust in masks by their own probabilities, in a report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.reports.runs import write_run
 
 @pytest.fixture
 def run(tmp_path) -> RunData:
-    """A site whose test images have labels, and one with unlabelled images."""
+    """A site with labelled test images, and one with unlabelled images."""
     folder = write_run(tmp_path, "samfed", 0, 0.8)
     tested, own = (folder / "evaluation" / "best" / site for site in ("a/test", "b/unlabelled"))
     tested.mkdir(parents=True)

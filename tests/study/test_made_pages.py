@@ -1,6 +1,4 @@
-"""Pages of the docs that are made from what the package declares: methods, tables of options, the results' schema."""
-
-from __future__ import annotations
+"""Generated pages of the docs: methods, tables of options, and the results' schema."""
 
 import re
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""The sentence about what was measured of a method: beside which other, where it gained, where it lost."""
-
-from __future__ import annotations
+"""The sentence about the measured results of a method: gains and losses against another one."""
 
 import pytest
 

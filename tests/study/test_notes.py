@@ -1,6 +1,4 @@
-"""Notes on the teachers and starts of runs of several machines."""
-
-from __future__ import annotations
+"""Notes on different teachers and starts of runs."""
 
 from samfed_monai.reports.run_data import RunData
 from study.notes import start_notes

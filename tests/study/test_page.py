@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from samfed_monai.core.errors import Refused
@@ -19,9 +17,8 @@ def folder(tmp_path):
 
 
 def test_section_has_runs_of_folder_and_command(folder):
-    assert [str(run.relative_to(folder)) for run in runs_in(folder)] == [
-        *("dp_only/seed-0", "samfed/seed-0", "samfed/seed-1")
-    ]
+    found = [str(run.relative_to(folder)) for run in runs_in(folder)]
+    assert found == ["dp_only/seed-0", "samfed/seed-0", "samfed/seed-1"]
     (section,) = read_sections([f"From scratch = {folder}"])
     assert (section.title, section.command) == ("From scratch", "samfed compare B --seeds 0,1")
     assert {row.name: row.seeds for row in section.table.rows}["samfed"] == [0, 1]

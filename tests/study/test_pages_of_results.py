@@ -1,4 +1,4 @@
-"""The pages of ``docs/results`` show what their records hold: no figure was typed."""
+"""The pages of ``docs/results`` match their records."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_result_page_matches_records(page, tmp_path, monkeypatch):
         assert main(arguments) == 0
     assert (tmp_path / f"{page}.md").read_text(encoding="utf-8") == (RESULTS / f"{page}.md").read_text(encoding="utf-8")
     if page == "related":  # the page of methods also uses its records
-        standing = (RESULTS.parent / "methods.md").read_text(encoding="utf-8")
-        assert (tmp_path / "methods.md").read_text(encoding="utf-8") == standing
+        written = (RESULTS.parent / "methods.md").read_text(encoding="utf-8")
+        assert (tmp_path / "methods.md").read_text(encoding="utf-8") == written
 
 
 def test_records_are_not_ignored_by_git():

@@ -35,17 +35,11 @@ def test_estimators_match_hand_calculation():
     assert agreement([mask, ROW > 0.7, ROW > 0.7]) == pytest.approx((0.8 + 0.8 + 1) / 3)
     for nothing in (soft_dice(ROW * 0, ROW > 1), nested_dice(ROW * 0), agreement([mask])):
         assert nothing == 1.0
-
-
-def test_border_certainty_is_1_for_sharp_and_0_for_flat_mask():
     square = np.zeros((6, 6), np.float32)
     square[2:4, 2:4] = 1
     assert border_certainty(square, square > 0.5) == pytest.approx(1, abs=1e-4)
     assert border_certainty(np.full((6, 6), 0.5, np.float32), square > 0.5) == pytest.approx(0)
     assert border_certainty(square * 0, square > 2) == 0.0
-
-
-def test_estimators_use_first_view_or_mean_of_views():
     found = estimates_of([np.array([[0.9, 0.6, 0.1]], np.float32), np.array([[0.9, 0.2, 0.1]], np.float32)])
     assert found["nested"] == pytest.approx(2 * 1 / (1 + 2))
     assert found["nested4"] == pytest.approx(2 * 1 / (1 + 2))

@@ -1,6 +1,4 @@
-"""Figures of runs kept in one file: they give the table that the run folders give."""
-
-from __future__ import annotations
+"""Records of runs in one file give the same table as the run folders."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The page of the related systems: its figures, ranks and sentences from records of runs, and what is left to run."""
+"""The page of related systems: figures, ranks and sentences from records, and the remaining runs."""
 
 from __future__ import annotations
 
@@ -124,9 +124,8 @@ def test_organs_are_ranked_by_volumes_and_start_model_is_noted(tmp_path, best, n
     assert text.count(line) == 1
     assert text.count("| FedGIN (`fedgin`) |") == 3, "and it is in no table of polyps"
     start = " (the network at the start; its last round 0.275)" if named else ""
-    assert (
-        f": `fedgin` 0.500, `samfed` 0.400{start}, `no_sam` 0.300; with masks of the sites' images: `pfedsam`" in hints
-    )
+    order = f": `fedgin` 0.500, `samfed` 0.400{start}, `no_sam` 0.300; with masks of the sites' images: `pfedsam`"
+    assert order in hints
     assert ("began with that network, `no_sam` ended below it" in hints) is named
 
 
@@ -134,9 +133,8 @@ def test_row_figures_match_hand_calculation(records):
     cells = figures_of(runs_of("polyp", records), runs_of("unseen", records))
     samfed = {key: cell.mean for key, cell in cells["samfed"].items()}
     # of 144 s of the whole run its process had a processor for 72 s: half of (6 + 1 + 1) s in 4 rounds
-    assert samfed == pytest.approx(
-        {"dice": 0.8, "worst": 0.78, "last": None, "unseen": 0.66, "megabytes": 4.0, "seconds": 1.0, "memory": 100}
-    )
+    expected = {"dice": 0.8, "worst": 0.78, "last": None, "unseen": 0.66, "megabytes": 4.0, "seconds": 1.0, "memory": 100}
+    assert samfed == pytest.approx(expected)
     assert cells["no_sam"]["memory"].by_seed == {0: 0.0, 1: 0.0}
     assert cells["fedper"]["unseen"].n == 0
 

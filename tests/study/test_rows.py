@@ -1,6 +1,4 @@
-"""The files of rows that the pages of docs/results are made with fit the bundles, whose ids are the same."""
-
-from __future__ import annotations
+"""The files of rows for docs/results fit the bundles."""
 
 from pathlib import Path
 

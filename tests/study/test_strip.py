@@ -1,6 +1,4 @@
-"""The strip of pictures on the documentation's first screen."""
-
-from __future__ import annotations
+"""The strip of pictures on the documentation's first page."""
 
 from PIL import Image
 

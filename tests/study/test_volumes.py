@@ -1,4 +1,4 @@
-"""Collections of volumes in folders of sites: no patient at two sites, a fifth of one site's patients public."""
+"""Collections of volumes in folders of sites: each patient is at one site, and a share is public."""
 
 from __future__ import annotations
 
