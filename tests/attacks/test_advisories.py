@@ -49,7 +49,7 @@ def app_root(tmp_path: Path) -> Any:
     return made
 
 
-def initialized(kind: type[MonaiAlgo], app: Path) -> None:
+def initialize(kind: type[MonaiAlgo], app: Path) -> None:
     algo = kind(bundle_root="bundle", config_train_filename="configs/train.json")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -61,10 +61,10 @@ def test_server_code_runs_in_monai_client_and_is_refused_here(where, app_root, t
     canary = tmp_path / "canary"
     app = app_root(CODE[where](canary))
     with pytest.raises(Refused, match=r"train\.json -> "):
-        initialized(SamFedAlgo, app)
+        initialize(SamFedAlgo, app)
     assert not canary.exists()
     try:
-        initialized(MonaiAlgo, app)
+        initialize(MonaiAlgo, app)
     except Exception:  # what came of the code need not be a client; that it ran is the point
         assert canary.exists()
     assert canary.exists(), "otherwise this test replays nothing"

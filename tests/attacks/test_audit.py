@@ -1,6 +1,4 @@
-"""The audit of a run: from the command line to the page, and what of it is kept from call to call."""
-
-from __future__ import annotations
+"""The audit of a run: the command, the page, and findings of earlier calls."""
 
 import dataclasses
 import json

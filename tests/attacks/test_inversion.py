@@ -1,4 +1,4 @@
-"""Reconstruction from a gradient: a small network without batch norm gives its image away, its blank image does not."""
+"""Reconstruction from gradients: a small network without batch norm reveals its image unless noise is added."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.attacks.toys import leaky_net, norm_net, plain_net, scenes, target
 LOSS = nn.BCEWithLogitsLoss()
 
 
-def rebuilt(network: nn.Module, update: Update, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def reconstruct(network: nn.Module, update: Update, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return invert(network, LOSS, update, image.shape, mask, torch.full(image.shape[1:], 0.5), Options(steps=60))
 
 
@@ -24,14 +24,14 @@ def test_inversion_reconstructs_image_unless_noise_is_added():
     toy = target(leaky_net)
     network, image, mask = toy.copy(), toy.private.images[:1], toy.masks_of(toy.private, 1)
     seen = observed(network, LOSS, image, mask)
-    scores = against_blank(rebuilt(network, seen, image, mask), image, toy.blank)
+    scores = against_blank(reconstruct(network, seen, image, mask), image, toy.blank)
     assert scores["psnr"] > 25 > 20 > scores["blank_psnr"]
     assert scores["reconstructed"] == 1
     assert scores["ssim"] > scores["blank_ssim"] + 0.1
     random = torch.Generator().manual_seed(0)
     length = torch.stack([each.norm() for each in seen.direction]).norm()
     noisy = Update([each + length * torch.randn(each.shape, generator=random) for each in seen.direction])
-    assert against_blank(rebuilt(network, noisy, image, mask), image, toy.blank)["reconstructed"] == 0
+    assert against_blank(reconstruct(network, noisy, image, mask), image, toy.blank)["reconstructed"] == 0
 
 
 def test_running_statistics_reveal_batch_statistics():
@@ -47,31 +47,31 @@ def test_running_statistics_reveal_batch_statistics():
         assert torch.allclose((network.state_dict()[name] - 0.9 * before[name]) / 0.1, own, atol=error)
 
 
-def tried(network, batch: int) -> tuple[Finding, list[tuple]]:
+def attack(network, batch: int) -> tuple[Finding, list[tuple]]:
     found = attack_inversion(target(network, count=3), Options(steps=2, batch=batch))
     return found, [(row["network"], row["observed"], row["statistics"]) for row in found.rows]
 
 
 def test_every_kind_of_update_is_attacked_reproducibly():
-    found, rows = tried(norm_net, 2)
+    found, rows = attack(norm_net, 2)
     assert ("released model", "gradient of 1", "with") in rows
     assert ("random weights", "gradient of 2", "without") in rows
     assert ("released model", "update of 2, 4 steps of AdamW", "without") in rows
     assert len(found.shown) == len(rows) == 10
     assert found.shown[0].png().startswith(b"\x89PNG")
-    _, none = tried(plain_net, 2)
+    _, none = attack(plain_net, 2)
     assert [statistics for _, _, statistics in none] == ["no running statistics"] * 6
     # one image alone: its gradient is not tried twice
     torch.manual_seed(1)
-    first, one = tried(plain_net, 1)
+    first, one = attack(plain_net, 1)
     assert [row[:2] for row in one] == [
         (network, what)
         for network in ("released model", "random weights")
         for what in ("gradient of 1", "update of 1, 4 steps of AdamW")
     ]
     torch.manual_seed(2)
-    again, _ = tried(plain_net, 1)
-    assert again.rows == first.rows, "what was drawn before changes nothing"
+    again, _ = attack(plain_net, 1)
+    assert again.rows == first.rows, "earlier random numbers have no effect"
 
 
 def test_distances_match_hand_calculation():

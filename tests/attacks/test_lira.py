@@ -1,6 +1,4 @@
-"""LiRA: shadow models are found out by the others, and what was computed is not computed again."""
-
-from __future__ import annotations
+"""LiRA: overfitted shadow models are detected, and saved ones are used again."""
 
 import dataclasses
 from functools import partial
@@ -19,15 +17,12 @@ target = partial(any_target, size=8, count=12)
 memory = partial(memory_of, 8)
 
 
-def test_likelihood_ratio_matches_hand_calculation():
+def test_likelihood_ratio_and_signal_match_hand_calculation():
     signals = np.array([[2.0], [4.0], [-1.0], [1.0]])
     inside = np.array([[True], [True], [False], [False]])
     # means 3 and 0, both with variance 1: ((x - 0)^2 - (x - 3)^2) / 2
     assert likelihood_ratio(np.array([3.0]), signals, inside) == pytest.approx([4.5])
     assert likelihood_ratio(np.array([1.5]), signals, inside) == pytest.approx([0.0])
-
-
-def test_signal_is_log_odds_of_confidence():
     assert signal(np.array([np.log(2)])) == pytest.approx([0.0])
     assert signal(-np.log(np.array([0.9]))) == pytest.approx([np.log(9)])
     assert np.isfinite(signal(np.array([0.0, 50.0]))).all()

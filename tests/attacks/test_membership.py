@@ -1,4 +1,4 @@
-"""Membership inference by loss: an overfitted model is found out, an untrained one is not."""
+"""Membership inference by loss: overfitted models are detected, untrained ones are not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.attacks.toys import QUICK, target
 
 
 def memory(pixels: int = 16) -> nn.Module:
-    """Enough parameters to learn every pixel of a few images by heart."""
+    """A network with enough parameters to memorise a few images."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(3 * pixels**2, 64),

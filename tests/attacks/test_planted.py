@@ -1,4 +1,4 @@
-"""A planted layer gives images away without the defence and is refused with it: alone, and at a federation's site."""
+"""A planted layer reveals images without the defence and is refused with it: alone, and at a site."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def node(small_federation, site_lists, tmp_path) -> Callable[[], Site]:
     return lambda: Site("site-1", PLAN, paths(small_federation, site_lists["site-1"], tmp_path / "site-1"))
 
 
-def sent(tensors: dict[str, torch.Tensor]) -> Message:
+def weights_message(tensors: dict[str, torch.Tensor]) -> Message:
     return Message(Kind.WEIGHTS, "site-1", 0, 2, tensors=tensors)
 
 
@@ -100,11 +100,11 @@ WEIGHTS = planted_weights(planted_network(SIZE).state_dict())
 def test_planted_network_is_refused_and_leaks_without_inspection(node, monkeypatch):
     assert strict_problems({"network_def": planted_definition(SIZE)}, "plan") == []
     with pytest.raises(MessageRefused, match="plan -> network_def: expected no layer with one weight per pixel"):
-        node().answer(Task.PREPARE, sent(WEIGHTS))
+        node().answer(Task.PREPARE, weights_message(WEIGHTS))
     monkeypatch.setattr("samfed_monai.federation.site.require_plain_network", lambda client: None)
     open_site = node()
-    open_site.answer(Task.PREPARE, sent(WEIGHTS))
-    found = images_of(WEIGHTS, open_site.answer(Task.TRAIN, sent(WEIGHTS)).tensors, (3, SIZE, SIZE), 4)
+    open_site.answer(Task.PREPARE, weights_message(WEIGHTS))
+    found = images_of(WEIGHTS, open_site.answer(Task.TRAIN, weights_message(WEIGHTS)).tensors, (3, SIZE, SIZE), 4)
     preprocessing = open_site.participants.config.value("validate#preprocessing")
     records = load_records(open_site.datalist, open_site.data_root, split="unlabelled", site="site-1")
     private = torch.stack([torch.as_tensor(preprocessing(dict(record))["image"]) for record in records])

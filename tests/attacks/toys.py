@@ -1,4 +1,4 @@
-"""Targets so small that an attack takes a second: coloured fields with a bright disc, and networks of two layers."""
+"""Small targets of attacks: coloured fields with a bright disc, and networks of two layers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plain_net(width: int = 16) -> nn.Module:
 
 
 def leaky_net(width: int = 12, size: int = 16) -> nn.Module:
-    """Sigmoids, a stride and a layer with a weight for each place: what gradients are known to give away (LeNet)."""
+    """Sigmoids, a stride and a layer with a weight for each position: its gradients reveal images (LeNet)."""
     return nn.Sequential(
         nn.Conv2d(3, width, 5, padding=2, stride=2),
         nn.Sigmoid(),
@@ -53,7 +53,7 @@ def norm_net(width: int = 16) -> nn.Module:
 def target(
     network: Callable[[], nn.Module] = plain_net, *, steps: int = 0, count: int = 16, size: int = 16, seed: int = 0
 ) -> Target:
-    """A public set and one site, whose training images a network has learned by heart in ``steps``."""
+    """A public set and one site, and a network that was trained on its images for ``steps``."""
     groups = []
     for place, (name, member) in enumerate((("public", True), ("Basel", True), ("Basel", False))):
         groups.append(Images(name, member, *scenes(count, seed=100 * seed + place, size=size)))

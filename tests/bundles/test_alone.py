@@ -1,4 +1,4 @@
-"""A bundle copied alone to where the package is installed is checked, trains and segments."""
+"""A copied bundle is checked, trains and segments without the other one."""
 
 from __future__ import annotations
 

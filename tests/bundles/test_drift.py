@@ -1,4 +1,4 @@
-"""The two bundles are one recipe, in which every option has one home; every exception is here, with its reason."""
+"""The two bundles are one recipe; every difference and repeated option is listed here, with its reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALLOWED = {
         "strong_view#brightness": "light differs between endoscopes",
         "strong_view#contrast": "light differs between endoscopes",
         "strong_view#saturation": "white balance differs between endoscopes",
-        "strong_view#hue": "hue tells polyp from mucosa",
+        "strong_view#hue": "hue distinguishes polyp and mucosa",
     },
     "configs/teacher.json": {
         "weak_view#zoom": "the public set hardly shows the sizes of the hospitals' polyps",
@@ -38,8 +38,8 @@ ALLOWED = {
     },
     "configs/federate.json": {
         "warm_start_steps": "few videos are soon overfitted",
-        "local_steps": "two hospitals look at fewer images a round than four, and twice the steps still help",
-        "output_dir": "a place, named after the bundle",
+        "local_steps": "two hospitals train on fewer images a round than four, and twice the steps still help",
+        "output_dir": "a folder named after the bundle",
     },
     "configs/metadata.json": {
         **dict.fromkeys(("name", "task", "description", "references"), "what the bundle is made for"),
@@ -49,10 +49,10 @@ ALLOWED = {
         "network_data_format#outputs#pred#channel_def#1": "its images",
     },
 }
-"""By file, the ids whose values differ on purpose, each with everything below it, and why."""
+"""By file, the ids with values that differ on purpose, each with everything below it, and why."""
 
 OWN_TEXT, OWN_TERMS = "docs/README.md", "docs/data_license.txt"
-"""The texts that are each bundle's own; the first one's table says of every recipe's difference what is particular."""
+"""The texts of each bundle; the table in the first one explains every difference between the recipes."""
 OWN = {OWN_TEXT, OWN_TERMS, "models/model.pt", "models/model.quality.json"}
 """The files that are each bundle's own."""
 
@@ -85,7 +85,7 @@ def test_other_bundle_files_are_identical():
 
 
 def test_bundle_specific_settings_are_listed_in_readme():
-    """Of the recipe: a place, and what metadata say of the images, explain themselves."""
+    """Only of the recipe: paths and metadata of the images need no explanation."""
     recipe = {
         f"`{name.partition('/')[2]}`: `{key}`"
         for name, ids in ALLOWED.items()

@@ -1,4 +1,4 @@
-"""``inference.json``: masks at native size, names kept, nothing of the image's metadata copied."""
+"""``inference.json``: masks have native size and the names of images, and no metadata of the images."""
 
 from __future__ import annotations
 

@@ -27,14 +27,6 @@ def metadata(bundle: Path) -> dict:
     return read_json(bundle / "configs" / "metadata.json")
 
 
-def test_metadata_has_keys_required_by_model_zoo(metadata):
-    for key in (
-        *("schema", "version", "changelog", "monai_version", "pytorch_version", "numpy_version"),
-        *("required_packages_version", "name", "task", "description", "authors", "copyright", "network_data_format"),
-    ):
-        assert metadata[key], key
-
-
 SCHEMA = REPOSITORY / "docs" / "metadata-schema.json"
 
 
@@ -87,7 +79,6 @@ def test_readme_has_required_sections_and_statements(bundle):
 def test_bundle_has_license_files_and_no_large_files(bundle):
     assert "MobileSAM" in (bundle / "docs" / "data_license.txt").read_text()
     assert "large_files.yml" in (bundle / "docs" / "README.md").read_text()
-    assert not (bundle / "large_files.yml").exists()
     assert all(path.stat().st_size <= 12e6 for path in (bundle / "models").glob("model.*"))
     assert (bundle / "LICENSE").read_text() == (REPOSITORY / "LICENSE").read_text()
 

@@ -1,4 +1,4 @@
-"""train.json and evaluate.json as MONAI runs them, of one bundle: ``test_alone.py`` trains both."""
+"""train.json and evaluate.json of one bundle as MONAI runs them; ``test_alone.py`` trains both."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Build = Callable[..., ConfigWorkflow]
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet() -> Any:
-    """MONAI's global switch as it was."""
+    """Restores MONAI's global switch."""
     before = monai.data.get_track_meta()
     yield
     monai.data.set_track_meta(before)
@@ -54,7 +54,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def build(sites: Path, tmp_path: Path) -> Build:
-    """A workflow on those sites at a size that takes no time; ``evaluate.json`` goes on top of ``train.json``."""
+    """A small workflow on those sites; ``evaluate.json`` is used on top of ``train.json``."""
 
     def make(*files: Any, **override: Any) -> ConfigWorkflow:
         return workflow(SKIN, sites, files, **{"output_dir": str(tmp_path / "out"), "epochs": 2, **override})
@@ -112,24 +112,6 @@ def test_only_oracle_reads_unlabelled_labels(build: Build) -> None:
     for oracle in (False, True):
         images = build(oracle=oracle, **NO_SAM).parser.get_parsed_content("unlabelled#dataset")
         assert ("label" in images[0]) is oracle
-
-
-def test_rounds_do_not_depend_on_earlier_rounds(build: Build, sites: Path) -> None:
-    def run(rounds: list[int]) -> dict[str, torch.Tensor]:
-        made = build(standalone={}, **with_store(sites))
-        trainer, optimizer = made.trainer, made.parser.get_parsed_content("optimizer")
-        for number in rounds:
-            trainer.network.load_state_dict(start)
-            optimizer.state.clear()
-            trainer.state.round, trainer.state.rounds = number, 5
-            trainer.state.max_epochs = trainer.state.epoch + 1
-            trainer.run()
-        return trainer.network.state_dict()
-
-    torch.manual_seed(0)
-    start = {name: tensor.clone() for name, tensor in build().trainer.network.state_dict().items()}
-    once, later = run([1]), run([0, 1])
-    assert all(torch.equal(once[name], later[name]) for name in once)
 
 
 def test_evaluation_covers_all_sites(build: Build, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Two organs in volumes of two sites, from NIfTI files to a run, its report and a NIfTI of class values."""
+"""Two organs in volumes of two sites: from NIfTI files to a run, its report and masks with classes."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_nifti_volumes_run_to_report_and_class_masks(place, samfed_data, capsys)
 
 SAM = {"network_name": "sam_vit_t", "network_def#size": 64, "image_size": 64}
 OWN = ("--mixed_networks", "['basic_unet','flexible_unet_resnet18']")
-#: Methods whose server or exchange meets classes, with what they need here; others run in ``flare/test_related.py``.
+#: Methods with classes in their server or exchange, and what they need here; others run in ``flare/test_related.py``.
 FEDERATIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "fca": ((), {"rounds": 2, **SAM}),
     "fedmd": (OWN, {}),
@@ -115,7 +115,7 @@ def test_methods_with_other_exchanges_learn_two_classes(place, variant):
     assert list(read_json(out / "results.json")["average"]["test"]["classes"]) == list(CLASSES)
 
 
-#: Methods whose terms meet classes at a site, with what they need here, and those terms; others are there, too.
+#: Methods with classes in their terms, what they need here, and those terms; others are there, too.
 TERMS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "cpss": ({}, {"style_swap"}),
     "fedda": ({}, {"domain"}),

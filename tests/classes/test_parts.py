@@ -1,4 +1,4 @@
-"""Several classes in each part on their way: network, views, loss, rules, teacher, adapter, scores, messages, masks."""
+"""Several classes in each part: network, views, loss, rules, teacher, adapter, scores, messages, masks."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def handler(tmp_path=None, **options) -> ScoreHandler:
     return ScoreHandler(classes=ORGANS, output_dir=tmp_path, **options)
 
 
-def scored(made: ScoreHandler, pairs):
+def score(made: ScoreHandler, pairs):
     engine = Engine(lambda *_: None)
     made.attach(engine)
     engine.state.output = [{"pred": pred, "label": label} for pred, label in pairs]
@@ -189,7 +189,7 @@ def test_evaluation_has_class_scores_and_class_value_masks(tmp_path):
     label = planes([[0, 1, 1], [2, 2, 0]])
     half = planes([[0, 1, 0], [2, 2, 0]])
     nothing = planes(np.zeros((2, 3), int))
-    state = scored(handler(tmp_path), [(half * 5, label), (nothing, nothing)])
+    state = score(handler(tmp_path), [(half * 5, label), (nothing, nothing)])
     assert state.scores[0]["classes"]["kidney"]["dice"] == pytest.approx(2 / 3)
     assert state.scores[0]["dice"] == pytest.approx((2 / 3 + 1) / 2)
     assert state.scores[1]["dice"] == 1.0
@@ -205,12 +205,11 @@ def test_evaluation_has_class_scores_and_class_value_masks(tmp_path):
 
 
 def test_wrong_number_of_channels_is_refused():
-    with pytest.raises(
-        Refused, match=r"ScoreHandler, label: expected 3 channels .* found shape \(1, 2, 3\); give train"
-    ):
-        scored(handler(), [(torch.zeros(3, 2, 3), torch.zeros(1, 2, 3))])
+    message = r"ScoreHandler, label: expected 3 channels .* found shape \(1, 2, 3\); give train"
+    with pytest.raises(Refused, match=message):
+        score(handler(), [(torch.zeros(3, 2, 3), torch.zeros(1, 2, 3))])
     with pytest.raises(Refused, match=r"ScoreHandler, pred: expected one channel \(1, H, W\), found shape \(3, 2, 3\)"):
-        scored(ScoreHandler(classes=["lesion"]), [(torch.zeros(3, 2, 3), torch.zeros(1, 2, 3))])
+        score(ScoreHandler(classes=["lesion"]), [(torch.zeros(3, 2, 3), torch.zeros(1, 2, 3))])
 
 
 def test_mask_writer_refuses_threshold_with_several_classes():
@@ -270,7 +269,7 @@ def test_fault_59_scores_of_few_volumes_are_withheld(counts, left):
     assert set(withhold_small(message, 5).metrics) == {"iou", *kept}
 
 
-def sliced(volume: str, number: int, spacing: list[float]) -> dict[str, Any]:
+def record(volume: str, number: int, spacing: list[float]) -> dict[str, Any]:
     return {"id": f"{volume}-{number}", "volume": volume, "slice": number, "spacing": spacing, "native_size": (8, 4)}
 
 
@@ -278,7 +277,7 @@ def sliced(volume: str, number: int, spacing: list[float]) -> dict[str, Any]:
 def test_volume_slices_are_scored_together_in_millimetres(collated):
     """Two slices of 8 x 4 pixels, scored at 4 x 4: a row is then 2 x 1 mm, a column 1.5 mm, a slice 5 mm."""
     label, lower = (planes(np.repeat([[row] for row in rows], 4, axis=1)) for rows in ([1, 1, 0, 0], [0, 1, 1, 0]))
-    records = [sliced("v", 1, [1.0, 1.5, 5.0]), sliced("v", 2, [1.0, 1.5, 5.0]), sliced("", 0, [0.0, 0.0, 0.0])]
+    records = [record("v", 1, [1.0, 1.5, 5.0]), record("v", 2, [1.0, 1.5, 5.0]), record("", 0, [0.0, 0.0, 0.0])]
     items = [{"pred": 9 * each, "label": label} for each in (label, lower, label)]
     scores, engine = handler(), SimpleNamespace(state=SimpleNamespace(metrics={}))
     scores.start()
@@ -295,10 +294,8 @@ def test_volume_slices_are_scored_together_in_millimetres(collated):
 def test_mask_has_class_of_highest_probability(tmp_path):
     logits = torch.tensor([[[3.0, 0.0]], [[0.0, 2.0]], [[1.0, 2.5]]])
     writer = MaskWriter(output_dir=tmp_path, classes=ORGANS, probabilities=True)
-    engine = SimpleNamespace(
-        state=SimpleNamespace(batch=[{"id": "x"}], output=[{"pred": logits, "native_size": (1, 2)}])
-    )
-    writer(engine)
+    output = [{"pred": logits, "native_size": (1, 2)}]
+    writer(SimpleNamespace(state=SimpleNamespace(batch=[{"id": "x"}], output=output)))
     writer.finish()
     assert np.array(Image.open(tmp_path / "x.png")).tolist() == [[0, 2]]
     some = np.array(Image.open(tmp_path / "x.probability.png")) / 255
