@@ -1,4 +1,4 @@
-"""``samfed`` and ``python`` as executables whose processes are forked from one that has imported torch and MONAI."""
+"""``samfed`` and ``python`` as executables; their processes are forked from one that has imported torch and MONAI."""
 
 from __future__ import annotations
 

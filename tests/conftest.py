@@ -26,18 +26,18 @@ os.environ["OMP_NUM_THREADS"] = "1"
 gc.disable()
 
 # Properties have a bounded number of examples, without a deadline, which would fail on a busy machine.
-settings.register_profile("suite", max_examples=40, deadline=None)
+settings.register_profile("suite", max_examples=30, deadline=None)
 settings.load_profile("suite")
 
 TESTS = Path(__file__).parent
 FLARE = TESTS / "flare"
-# Tests whose processes are forked from one that has imported torch, which starts once, in some seconds.
+# Test files that fork processes from one that has imported torch, which starts once, in some seconds.
 FORKING = {
     *(FLARE / f"test_{name}.py" for name in ("equality", "plain_client", "spy", "submit")),
     *(TESTS / "config" / "test_workflow.py", TESTS / "test_notebooks.py"),
     *(TESTS / "federation" / f"test_{name}.py" for name in ("killed_runs", "process_transport")),
 }
-# Folders whose tests use the curves of runs.
+# Folders of tests that use the curves of runs.
 DRAWING = {"reports", "study"}
 # Folders of tests of federations, for which the size of the network does not matter.
 OF_FEDERATIONS = {"attacks", "classes", "federation", "methods", "privacy"}

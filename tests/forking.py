@@ -1,4 +1,4 @@
-"""Real processes that can be killed, forked from one with torch and MONAI, whose imports take seconds."""
+"""Real processes that can be killed, forked from one with torch and MONAI, which take seconds to import."""
 
 from __future__ import annotations
 
@@ -113,5 +113,5 @@ def _as_module(module: str, *descriptors: int) -> None:
 
 def fork_workers(patch: pytest.MonkeyPatch) -> None:
     """Forks the sites' processes from now on, for tests that do not depend on how they start."""
-    stand_in = SimpleNamespace(**{**vars(subprocess), "Popen": _ForkedModule})
-    patch.setattr("samfed_monai.federation.child_process.subprocess", stand_in)
+    replacement = SimpleNamespace(**{**vars(subprocess), "Popen": _ForkedModule})
+    patch.setattr("samfed_monai.federation.child_process.subprocess", replacement)

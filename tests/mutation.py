@@ -188,7 +188,7 @@ class Reached:
 
 
 def _test(context: str) -> str:
-    """The test of a context; its file if a fixture was running, whose result other tests may share."""
+    """The test of a context; its file if a fixture was running, since other tests may share its result."""
     test, _, phase = context.rpartition("|")
     test = re.sub(r"@(\w+|/.*\.py)$", "", test)  # the group that xdist adds
     return test if phase == "run" else test.partition("::")[0]

@@ -1,4 +1,4 @@
-"""The documentation is correct: examples run, JSON parses, commands and files that it names exist."""
+"""The documentation is correct: examples run, JSON parses, and named commands and files exist."""
 
 from __future__ import annotations
 
@@ -110,9 +110,8 @@ def test_example_method_is_found_in_installed_package(lab, capsys):
     kind, point = re.findall(r"\[options.entry_points\]\nsamfed_monai.(\S+) =\n    (.*?)\n", method)[0]
     lab(files, point, kind=kind)
     assert main(["variants"]) == 0
-    assert re.search(
-        r"^median +no_sam, but with the median of the sites' weights, entry by entry", capsys.readouterr().out, re.M
-    )
+    row = r"^median +no_sam, but with the median of the sites' weights, entry by entry"
+    assert re.search(row, capsys.readouterr().out, re.MULTILINE)
     assert main(["check", "samfed_skin", "--variant", "median"]) == 0
     assert capsys.readouterr().out.startswith("samfed_skin: no problems in train")
 
@@ -213,9 +212,8 @@ def test_command_lines_of_page_parse(page: Path, capsys):
             assert not whole, f"{page.name}: samfed {words}: {error}"
             assert "required" in error
             continue
-        assert not extra or getattr(arguments, "takes_overrides", False), (
-            f"{page.name}: samfed {words}: unknown {extra}"
-        )
+        known = not extra or getattr(arguments, "takes_overrides", False)
+        assert known, f"{page.name}: samfed {words}: unknown {extra}"
         assert {key for key in overrides_of(extra) if "#" not in key} <= IDS, (words, extra)
 
 
@@ -246,11 +244,8 @@ def test_messages_on_faults_page_are_in_source():
 
 def test_faults_cited_on_security_page_have_tests():
     page = (REPOSITORY / "docs" / "security.md").read_text(encoding="utf-8")
-    cited = [
-        text
-        for text in re.findall(r"\((?:faults )?(\d+(?:(?:, | to )\d+)*)\)", page)
-        if int(re.split(", | ", text)[0]) < 1000
-    ]
+    numbers = re.findall(r"\((?:faults )?(\d+(?:(?:, | to )\d+)*)\)", page)
+    cited = [text for text in numbers if int(re.split(", | ", text)[0]) < 1000]
     names = " ".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").rglob("test_*.py"))
     tested = _numbers(re.findall(r"test_faults?_([0-9]+(?:_(?:to|and)_[0-9]+)*)", names))
     assert len(cited) > 15

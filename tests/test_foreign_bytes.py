@@ -1,4 +1,4 @@
-"""Random, cut and flipped bytes from outside: a reader reads or refuses them, and raises nothing else."""
+"""Readers read or refuse random, cut and flipped bytes; they raise nothing else."""
 
 from __future__ import annotations
 

@@ -18,12 +18,8 @@ PACKAGE = ROOT / "samfed_monai"
 
 def order() -> list[str]:
     """Packages in the order of CONTRIBUTING.md, from the top."""
-    block = (
-        (ROOT / "CONTRIBUTING.md")
-        .read_text(encoding="utf-8")
-        .partition("imports go from the bottom")[2]
-        .partition("benchmarks/")[0]
-    )
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    block = text.partition("imports go from the bottom")[2].partition("benchmarks/")[0]
     return [room for room in re.findall(r"(?<![\w/])(\w+)/(?=\s)", block) if (PACKAGE / room).is_dir()]
 
 

@@ -1,7 +1,5 @@
 """The counts of ``make size``."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

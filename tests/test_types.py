@@ -1,4 +1,4 @@
-"""Public names are typed although they are imported on first use: a type checker finds a wrong argument."""
+"""Public names that are imported on first use are typed: a type checker finds a wrong argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The built wheel is complete: installed elsewhere and run in an empty folder, it has its bundles and templates."""
+"""The built wheel is complete: installed and run elsewhere, it has its bundles and templates."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SOURCES:
         source = REPOSITORY / name
         if source.is_dir():
-            shutil.copytree(
-                source, copy / name, ignore=shutil.ignore_patterns("__pycache__", *(f"*{w}" for w in WEIGHTS))
-            )
+            ignored = shutil.ignore_patterns("__pycache__", *(f"*{suffix}" for suffix in WEIGHTS))
+            shutil.copytree(source, copy / name, ignore=ignored)
         else:
             shutil.copy(source, copy / name)
     for bundle in ("samfed_skin", "samfed_polyp"):
@@ -105,9 +104,7 @@ def test_wheel_has_exactly_package_files(wheel: Path):
 
 
 def test_installed_wheel_is_imported(samfed, site: Path):
-    code = (
-        "import samfed_monai, samfed_monai.config as c; print(samfed_monai.__file__, c.packaged_bundle('samfed_skin'))"
-    )
+    code = "import samfed_monai as s, samfed_monai.config as c; print(s.__file__, c.packaged_bundle('samfed_skin'))"
     done = run(sys.executable, "-c", code, cwd=samfed.folder, env=samfed.environment)
     assert done.stdout.split() == [
         str(site / "samfed_monai" / "__init__.py"),
