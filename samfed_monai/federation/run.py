@@ -39,7 +39,7 @@ from samfed_monai.federation.process_transport import ProcessTransport, workers_
 from samfed_monai.federation.progress import Clock, Tracking
 from samfed_monai.federation.run_folder import START, RunFolder, skipped, total_traffic
 from samfed_monai.federation.run_models import RunModels
-from samfed_monai.federation.server import RoundController, quorum_problems
+from samfed_monai.federation.server import RoundController, RunResult, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.start import Start, StartingPoint, warm_start
@@ -153,7 +153,6 @@ class Run:
             require_no_paths_of_sites(paths)
         datalist, participants, start_adapt = self.datalist, self.participants, self._check()
         require_writable(paths.cache)
-        device = {"device": device_name(participants.config.optional("device"))} if make_transport is None else {}
         caveats = self._unseen_site_caveats()
         hashes = {"datalist": datalist.hash, **self._weight_hashes(start_adapt), **participants.sam_fingerprint()}
         folder, seeds = RunFolder(paths.output_dir), {"seed": plan.seed}
@@ -174,70 +173,91 @@ class Run:
                         resolved, paths.bundle_root, datalist, site, participants.sam_fingerprint(site)
                     )
                 )
-                teacher_entry, teacher_sha256 = self._teach(server, context)
+                preparation, teacher_sha256 = self._prepare(server, context, start_adapt)
                 caveats += folder.record_teacher(teacher_sha256) if teacher_sha256 is not None else []
-                costs = participants.costs()  # right after the teacher's, so that times are comparable
-                teacher_scores = None
-                if teacher_entry is not None:
-                    measured = ("parameters", "milliseconds", "memory_bytes")
-                    costs["teacher"] = {key: teacher_entry[key] for key in measured}
-                    teacher_scores = server.teacher_scores(self.teacher.scored)
-                self._start_sites(server, self._trunk(start_adapt))
-                prepared = total_traffic([], transport.take_traffic().values())
                 with Tracking(folder.path) as server.on_round:
                     result = server.run()
-            start, models = result.against_start, result.models
-            caveats += starmap(_UNSCORED.format, result.failed.items())
-            if start is not None and models["best"]["round"] == START:
-                caveats.append(_NO_ROUND_BETTER.format(**start))
-            sites = [entry for record in result.records for entry in record["sites"].values()]
-            if not any(entry["validation"] for entry in sites):
-                caveats.append(_BY_EXPECTED if any(entry.get("expected") for entry in sites) else _NO_SCORES)
-                logger.warning("%s", caveats[-1])
+            # on FLARE, sites have devices of their own
+            device = {"device": device_name(participants.config.optional("device"))} if make_transport is None else {}
             results = build_results(
                 variant=plan.variant,
                 rounds=plan.rounds,
-                scores={name: model["sites"] for name, model in models.items()},
-                model_rounds={name: model["round"] for name, model in models.items()},
-                unseen={name: model["unseen"] for name, model in models.items()} if participants.unseen else None,
                 networks=participants.networks,
                 exchange=participants.strategy.exchange.word,
                 own_models=participants.strategy.keeps_states,
                 own_labels=participants.supervised,
-                traffic=result.traffic,
-                against_start=start,
-                rounds_traffic=[round_traffic(record) for record in result.records],
-                skipped=skipped(result.records),
-                costs=costs,
-                teacher_scores=teacher_scores,
-                teacher=teacher_entry,
-                preparation=prepared,
-                privacy=privacy_account(
-                    self.privacy,
-                    result.records,
-                    result.withheld,
-                    central=server.central.account(len(result.records)) if server.central else None,
-                    statistic=participants.strategy.statistic,
-                ),
                 seconds={**result.seconds, **self.clock.seconds, "total": time.perf_counter() - started},
-                hashes={
-                    **hashes,
-                    "teacher": teacher_sha256,
-                    **{f"model_{name}": model["sha256"] for name, model in models.items()},
-                },
                 versions=versions(),
                 seeds=seeds,
                 convention=self._convention,
                 process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **device},
                 command=command_line(),
                 start=self._start_entry(),
-                caveats=caveats,
-                unscored=result.failed or None,
+                caveats=[*caveats, *self._selection_caveats(result)],
+                hashes={
+                    **hashes,
+                    "teacher": teacher_sha256,
+                    **{f"model_{name}": model["sha256"] for name, model in result.models.items()},
+                },
+                **preparation,
+                **self._outcome(server, result),
             )
             write_json(paths.output_dir / "results.json", results, mode=PUBLIC)
             self._write_quality(result.calibration, own_list)
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
+
+    def _prepare(
+        self, server: RoundController, context: ProcessContext, start_adapt: str
+    ) -> tuple[dict[str, Any], str | None]:
+        """Makes the teacher and its masks, scores it, and sends the sites their initial weights.
+
+        Returns:
+            Entries of ``results.json``: ``teacher``, ``teacher_scores``, ``costs`` and ``preparation``; SHA-256 of the
+            teacher, ``None`` without one.
+        """
+        entry, teacher_sha256 = self._teach(server, context)
+        costs = self.participants.costs()  # right after the teacher's, so that times are comparable
+        scores = None
+        if entry is not None:
+            costs["teacher"] = {key: entry[key] for key in ("parameters", "milliseconds", "memory_bytes")}
+            scores = server.teacher_scores(self.teacher.scored)
+        self._start_sites(server, self._trunk(start_adapt))
+        traffic = total_traffic([], server.transport.take_traffic().values())
+        entries = {"teacher": entry, "teacher_scores": scores, "costs": costs, "preparation": traffic}
+        return entries, teacher_sha256
+
+    def _outcome(self, server: RoundController, result: RunResult) -> dict[str, Any]:
+        """Entries of ``results.json`` on the rounds and the final evaluation."""
+        models, rounds_run = result.models, len(result.records)
+        return {
+            "scores": {name: model["sites"] for name, model in models.items()},
+            "model_rounds": {name: model["round"] for name, model in models.items()},
+            "unseen": {name: model["unseen"] for name, model in models.items()} if self.participants.unseen else None,
+            "traffic": result.traffic,
+            "rounds_traffic": [round_traffic(record) for record in result.records],
+            "against_start": result.against_start,
+            "skipped": skipped(result.records),
+            "unscored": result.failed or None,
+            "privacy": privacy_account(
+                self.privacy,
+                result.records,
+                result.withheld,
+                central=server.central.account(rounds_run) if server.central else None,
+                statistic=self.participants.strategy.statistic,
+            ),
+        }
+
+    def _selection_caveats(self, result: RunResult) -> Iterator[str]:
+        """Caveats on scores that are missing, and on how the run's model was selected; the last is also logged."""
+        yield from starmap(_UNSCORED.format, result.failed.items())
+        if result.against_start is not None and result.models["best"]["round"] == START:
+            yield _NO_ROUND_BETTER.format(**result.against_start)
+        sites = [entry for record in result.records for entry in record["sites"].values()]
+        if not any(entry["validation"] for entry in sites):
+            caveat = _BY_EXPECTED if any(entry.get("expected") for entry in sites) else _NO_SCORES
+            logger.warning("%s", caveat)
+            yield caveat
 
     def _write_quality(self, calibration: Calibration | None, datalist: DataList) -> None:
         """Writes ``quality.json``: the calibration of expected Dice, and the colours of the public images."""
