@@ -375,22 +375,9 @@ def dry_run(
         problems.extend(batch_problems(network, **_batches(parser)))
         parts = {part: _build_part(parser, part, problems) for part in PARTS}
         terms = _terms(parser, parts["terms"])
-        if (guides := parts["guides"]) is not None:
-            known_guides = list(guides.values()) if isinstance(guides, Mapping) else []
-            names = [guide.name for guide in known_guides]
-            problems.extend(problem for term in terms or () for problem in term.missing_guides(names))
-            problems.extend(_unread_guide_problems(guides, terms or (), {**config.overrides, **changes}))
-            if strategy is not None and strategy.exchange.own_networks:
-                copies = {guide.name for guide in known_guides if isinstance(guide, GlobalGuide)}
-                problems.extend(_server_term(term) for term in terms or () if term.of_server or copies & {*term.reads})
+        problems.extend(_guide_problems(parts["guides"], terms or (), {**config.overrides, **changes}, strategy))
         problems.extend(_optimizer_problems(parts["optimizer"]))
-        classes = outputs_of(parsed(parser, "classes"))
-        of_terms = ((term.loss, term) for term in terms or () if isinstance(term, PseudoLabelTerm))
-        for loss, term in ((parts["loss"], None), *of_terms):
-            problems.extend(_loss_problems(loss, classes, term) if callable(loss) else ())
-        are_built = all(parts[part] is not None for part in (*LABEL_TRANSFORMS, "loss"))
-        if are_built and parsed(parser, "images#weak_labels") is True:
-            problems.extend(_weak_label_problems(parts, classes))
+        problems.extend(_label_problems(parser, parts, terms or ()))
         with problems.collected():
             split = SiteNetwork.of(network, parser, trains=False).split
             if strategy is not None:
@@ -399,15 +386,11 @@ def dry_run(
             with problems.collected():
                 strategy.require_terms([term.name for term in terms])
         built[key], other = (f"{site} ({name})", _shapes(network)), (f"the run's {name}", _shapes(common))
-        where, expected = f"federate.json -> sites#{site}#network_def", f"the {name} that the run starts with"
-        hint = "set network_def#... for the run and not for a site, or give this site another network"
         if strategy is not None and strategy.exchange.alike:
-            other, where = next(iter(built.values())), "sites"
-            expected = "the same network at all sites (FedAvg averages weights)"
-            hint = "give all sites the same network, or use --variant heterogeneous, which allows different ones"
-            if other[0].endswith(f" ({name})"):
-                hint = "set network_def#..., such as the rank of LoRA, for the run and not for a site"
-        if unlike := _difference(other, built[key]):
+            problems.extend(_unlike_sites(next(iter(built.values())), built[key], name))
+        elif unlike := _difference(other, built[key]):
+            where, expected = f"federate.json -> sites#{site}#network_def", f"the {name} that the run starts with"
+            hint = "set network_def#... for the run and not for a site, or give this site another network"
             problems.add(where, found=unlike, expected=expected, hint=hint)
     problems.refuse_if_any()
 
@@ -450,20 +433,32 @@ def _terms(parser: Any, built: Any) -> list[Term] | None:
     return [term for term in built.values() if isinstance(term, Term)] if isinstance(built, Mapping) else None
 
 
-def _unread_guide_problems(guides: Any, terms: Sequence[Term], given: Mapping[str, Any]) -> Iterator[Problem]:
-    """Problems of guides that the run's own values enable or change, although none of its terms reads them."""
+def _guide_problems(
+    guides: Any, terms: Sequence[Term], given: Mapping[str, Any], strategy: Strategy | None
+) -> Iterator[Problem]:
+    """Problems of guides and the terms that read them.
+
+    These are guides that are missing, guides that the run's own values (``given``) enable or change although no term
+    reads them, and, where each site trains a network of its own, terms that read the server's.
+    """
+    if guides is None:
+        return
+    by_key = guides if isinstance(guides, Mapping) else {}
+    names = [guide.name for guide in by_key.values()]
+    for term in terms:
+        yield from term.missing_guides(names)
     read = {name for term in terms for name in term.reads}
     for parts in map(split_id, given):
-        guide = lookup(guides, parts[1:2]) if parts[:1] == ("guides",) else None
+        guide = lookup(by_key, parts[1:2]) if parts[:1] == ("guides",) else None
         if terms and isinstance(guide, Guide) and guide.name not in read:
             yield Problem(join_id(parts), "a guide that no term reads", f"one of {sorted(read)}", "leave it out")
-
-
-def _server_term(term: Term) -> Problem:
-    """The problem of a term that reads the server's network, where it would get the site's own instead."""
-    found, expected = "a term that would get the site's own", "a term that does not read the server's network"
-    hint = f"set {term.where}#_disabled_ to true, or, if its student is global, agreement#student to weak"
-    return Problem(term.where, found, f"{expected}, as each site trains its own", hint)
+    if strategy is not None and strategy.exchange.own_networks:
+        copies = {guide.name for guide in by_key.values() if isinstance(guide, GlobalGuide)}
+        found, expected = "a term that would get the site's own", "a term that does not read the server's network"
+        for term in terms:
+            if term.of_server or copies & {*term.reads}:
+                hint = f"set {term.where}#_disabled_ to true, or, if its student is global, agreement#student to weak"
+                yield Problem(term.where, found, f"{expected}, as each site trains its own", hint)
 
 
 def _optimizer_problems(optimizer: Any) -> list[Problem]:
@@ -478,6 +473,19 @@ def _optimizer_problems(optimizer: Any) -> list[Problem]:
         hint = did_you_mean({"learning_rate": "lr"}.get(name, name), known)
         problems.append(Problem(where, f"{name!r} in a group", f"options of {type(optimizer).__name__}", hint))
     return problems
+
+
+def _label_problems(parser: Any, parts: Mapping[str, Any], terms: Sequence[Term]) -> Iterator[Problem]:
+    """Problems of losses, and of weak labels whose unlabelled pixels the loss would learn from."""
+    classes = outputs_of(parsed(parser, "classes"))
+    pseudo_label_terms = [term for term in terms if isinstance(term, PseudoLabelTerm)]
+    losses = [(parts["loss"], None), *((term.loss, term) for term in pseudo_label_terms)]
+    for loss, term in losses:
+        if callable(loss):
+            yield from _loss_problems(loss, classes, term)
+    are_built = all(parts[part] is not None for part in (*LABEL_TRANSFORMS, "loss"))
+    if are_built and parsed(parser, "images#weak_labels") is True:
+        yield from _weak_label_problems(parts, classes)
 
 
 def _loss_problems(loss: Any, outputs: int, term: PseudoLabelTerm | None) -> list[Problem]:
@@ -551,6 +559,15 @@ def _batches(parser: Any) -> dict[str, int]:
     """Batch sizes of training: by the option ``batch_size`` if that sets them, else by id."""
     option, sizes = parsed(parser, "batch_size"), {name: parsed(parser, name) for name in BATCHES}
     return {"batch_size" if n == option else name: n for name, n in sizes.items() if isinstance(n, int)}
+
+
+def _unlike_sites(first: NetworkShapes, other: NetworkShapes, name: str) -> Iterator[Problem]:
+    """The problem of two sites with different networks, of which the second is called ``name``."""
+    if unlike := _difference(first, other):
+        hint = "give all sites the same network, or use --variant heterogeneous, which allows different ones"
+        if first[0].endswith(f" ({name})"):
+            hint = "set network_def#..., such as the rank of LoRA, for the run and not for a site"
+        yield Problem("sites", unlike, "the same network at all sites (FedAvg averages weights)", hint)
 
 
 def _difference(first: NetworkShapes, other: NetworkShapes) -> str:
