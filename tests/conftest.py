@@ -26,7 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 gc.disable()
 
 # Properties have a bounded number of examples, without a deadline, which would fail on a busy machine.
-settings.register_profile("suite", max_examples=30, deadline=None)
+settings.register_profile("suite", max_examples=40, deadline=None)
 settings.load_profile("suite")
 
 TESTS = Path(__file__).parent

@@ -452,21 +452,20 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
         places = [*page.dataoffsets, *page.databytecounts]
         if lost or not all(places) or len(page.dataoffsets) < prod(page.chunked):
             raise ValueError("missing strips or tiles")
+        jpeg_of_pillow = page.compression == JPEG and tags.bits == 8 and (tags.planar or tags.samples in (1, 3, 4))
         if page.compression in DEFLATE:  # libtiff does not compare the checksum, and tifffile does not limit the size
             most = prod(page.chunks) * -(-tags.bits // 8)
             if any(len(zlib.decompressobj().decompress(strip, most + 1)) > most for strip in _strips(page)):
                 raise ValueError("strips or tiles that are larger than the image")
-        elif (
-            page.compression == JPEG and tags.bits == 8 and (tags.planar or tags.samples in (1, 3, 4))
-        ):  # as Pillow has
+        elif jpeg_of_pillow:
             for strip in _strips(page):
                 jpeg = (page.jpegtables[:-2] + strip[2:] if page.jpegtables else strip) + b"\xff\xd9"
                 if fault := scan_fault(jpeg):
                     raise ValueError(fault)
         colours, image = tags.samples > 1 and tags.bits == 16, None
         # Pillow misreads some uncompressed separate planes
-        misread_by_pillow = tags.planar and page.compression == UNCOMPRESSED and (colours or tags.photometric != CMYK)
-        if not misread_by_pillow and (tags.kind, tags.bits) in NUMBERS_BY_PILLOW and page.compression != WEBP:
+        misjpeg_of_pillow = tags.planar and page.compression == UNCOMPRESSED and (colours or tags.photometric != CMYK)
+        if not misjpeg_of_pillow and (tags.kind, tags.bits) in NUMBERS_BY_PILLOW and page.compression != WEBP:
             with suppress(Image.UnidentifiedImageError, ValueError):  # ValueError for pixels that Pillow does not read
                 image = _tiff_by_pillow(content, index, tags, numbers)
         image = image or _tiff_by_tifffile(page, tags)

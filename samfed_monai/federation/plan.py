@@ -10,31 +10,14 @@ from typing import Any
 
 from samfed_monai.config.parse import flat
 from samfed_monai.core.errors import Problem
-from samfed_monai.core.io import canonical_hash
+from samfed_monai.core.io import canonical_hash, read_json
 from samfed_monai.core.validators import require, schema_problems, whole
 from samfed_monai.federation.workflow import PATHS, bundle_content
 from samfed_monai.protocol import compression
 
 AUTO = "auto"
-_TEXT, _OBJECT, _BOOLEAN = {"type": "string"}, {"type": "object"}, {"type": "boolean"}
-_FROM_0, _FROM_1 = {"type": "integer", "minimum": 0}, {"type": "integer", "minimum": 1}
-SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "required": ["bundle", "rounds"],
-    "properties": {
-        **{"bundle": _TEXT, "rounds": _FROM_1, "variant": _TEXT, "seed": _FROM_0, "warm_start_steps": _FROM_0},
-        "warm_start_held_out": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
-        **{"train": _OBJECT, "teacher": _OBJECT, "sites": {"type": "object", "additionalProperties": _OBJECT}},
-        "unseen": {"type": "array", "items": _TEXT},
-        **{"keep_optimizer": _BOOLEAN, "update_guard": _OBJECT},
-        "quorum": {"type": ["integer", "null"], "minimum": 1},
-        "timeout": {"type": ["number", "null"], "exclusiveMinimum": 0},
-        **{"allow_single_site": _BOOLEAN, "privacy": {"type": ["object", "null"]}},
-        "compression": compression.SCHEMA,
-    },
-    "additionalProperties": False,
-}
-"""JSON schema of a plan."""
+SCHEMA: Mapping[str, Any] = read_json(Path(__file__).with_name("plan.schema.json"))
+"""JSON Schema of a plan."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -30,10 +30,7 @@ NONE, HALF, BYTES = "float32", "bfloat16", "int8"
 #: Up to this rank a sum of products of 8-bit integers is exact in float32, in any order of its terms:
 #: 127 * 127 * 1024 < 2^24. So the server and every site decode a message to the same bits, on any processor.
 MOST_RANK = 1024
-SCHEMA: Mapping[str, Any] = {
-    "anyOf": [{"enum": [NONE, HALF, BYTES]}, {"type": "integer", "minimum": 1, "maximum": MOST_RANK}]
-}
-"""JSON Schema of ``federate.json -> compression``."""
+"""The largest rank, also in ``federation/plan.schema.json``."""
 
 _LARGEST = 127
 #: Power iterations. For the steps of ``mobile_sam_fpn`` at rank 32, two lose 31 % of a step, three 29, one 42.
@@ -60,7 +57,7 @@ class Compression:
 
     @classmethod
     def of(cls, value: str | int) -> Compression | None:
-        """Compression of a value that :data:`SCHEMA` has checked; ``None`` if whole weights are sent."""
+        """Compression of a value that a plan's schema has checked; ``None`` if whole weights are sent."""
         return None if value == NONE else cls(value)
 
     def like(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

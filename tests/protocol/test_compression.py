@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.core.tensor_file import checksum
 from samfed_monai.core.validators import schema_problems
+from samfed_monai.federation.plan import SCHEMA
 from samfed_monai.methods.fca import ClientTailored
 from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
 from samfed_monai.methods.fedca import ContrastBeforeLabels
@@ -24,7 +25,6 @@ from samfed_monai.protocol.compression import (
     HALF,
     MOST_RANK,
     NONE,
-    SCHEMA,
     Compression,
     Sender,
     Step,
@@ -198,7 +198,7 @@ def test_site_with_other_weights_reports_not_held():
 
 @pytest.mark.parametrize("value", [NONE, HALF, BYTES, 1, MOST_RANK, "int4", 0, MOST_RANK + 1, 0.1, True, None])
 def test_compression_option_accepts_only_valid_values(value):
-    taken = not schema_problems({"compression": value}, {"properties": {"compression": SCHEMA}}, "plan")
+    taken = not schema_problems({"bundle": "a", "rounds": 1, "compression": value}, SCHEMA, "plan")
     assert taken == any(value is each for each in (NONE, HALF, BYTES, 1, MOST_RANK))
 
 

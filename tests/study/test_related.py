@@ -133,7 +133,15 @@ def test_row_figures_match_hand_calculation(records):
     cells = figures_of(runs_of("polyp", records), runs_of("unseen", records))
     samfed = {key: cell.mean for key, cell in cells["samfed"].items()}
     # of 144 s of the whole run its process had a processor for 72 s: half of (6 + 1 + 1) s in 4 rounds
-    expected = {"dice": 0.8, "worst": 0.78, "last": None, "unseen": 0.66, "megabytes": 4.0, "seconds": 1.0, "memory": 100}
+    expected = {
+        "dice": 0.8,
+        "worst": 0.78,
+        "last": None,
+        "unseen": 0.66,
+        "megabytes": 4.0,
+        "seconds": 1.0,
+        "memory": 100,
+    }
     assert samfed == pytest.approx(expected)
     assert cells["no_sam"]["memory"].by_seed == {0: 0.0, 1: 0.0}
     assert cells["fedper"]["unseen"].n == 0
