@@ -120,7 +120,7 @@ def measured(
     trained = TrainedModel(bundle, model)
     given, listed = {"datalist": str(datalist), "data_root": str(data_root), "output_dir": "."}, DataList.load(datalist)
     ids, reads = {**given, **trained.ids("evaluate", {})}, {"network_def", "validate#preprocessing"}
-    config = trained.config("evaluate", ids, asked=(), reads=reads)
+    config = trained.config("evaluate", ids, given=(), reads=reads)
     network, preprocessing, rows = trained_network(config), config.value("validate#preprocessing"), list[Row]()
     for site in sites or sorted(listed.sites):
         for record in load_records(listed, data_root, split=split, site=site, with_labels=True, limit=limit):

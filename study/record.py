@@ -113,7 +113,7 @@ def _datalist(run: RunData) -> str | None:
 
 def _line(run: RunData) -> str:
     about = {key: run.about[key] for key in _ABOUT if key in run.about}
-    if run.asked:
-        about["asked"] = run.asked
+    if run.settings_hash:
+        about["asked"] = run.settings_hash
     content = {"about": about, "results": {**run.results, "command": None}}
     return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
     overrides = overrides_of(arguments.extra)
     with any_image_size(arguments.allow_other_size):
         ids = model.ids("inference", overrides, arguments.site)
-        config = model.config("inference", ids, asked=overrides, reads=_READ, ready=False)
+        config = model.config("inference", ids, given=overrides, reads=_READ, ready=False)
         require(around_problems(config.parser().get()))
         network = trained_network(config)
     images = _load_images(config, arguments.images) if arguments.images else _render_images(config, model.bundle)

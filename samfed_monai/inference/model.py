@@ -178,7 +178,7 @@ class TrainedModel:
         workflow: str,
         ids: Mapping[str, Any],
         *,
-        asked: Collection[str],
+        given: Collection[str],
         reads: Set[str],
         ready: bool = True,
         problems: Iterable[Problem] = (),
@@ -188,7 +188,7 @@ class TrainedModel:
         Args:
             workflow: ``inference``, ``evaluate``, …
             ids: ids and values that override the bundle's.
-            asked: those of ``ids`` that the user gave, each of which must be used.
+            given: those of ``ids`` that the user gave, each of which must be used.
             reads: ids that are read by name.
             ready: whether all files that the workflow names must exist.
             problems: further problems, refused together with those of the bundle.
@@ -196,7 +196,7 @@ class TrainedModel:
         from samfed_monai.config.check import check_bundle
         from samfed_monai.federation.workflow import WorkflowConfig
 
-        require(check_bundle(self.bundle, workflow, overrides=ids, reads=reads, ready=ready, given=asked), problems)
+        require(check_bundle(self.bundle, workflow, overrides=ids, reads=reads, ready=ready, given=given), problems)
         files = workflow_files(self.bundle, workflow)
         return WorkflowConfig(self.bundle, tuple(map(str, files)), {"bundle_root": str(self.bundle), **ids})
 

@@ -233,7 +233,7 @@ class Predictor:
         height, width = self.model.exported.size
         problems.unless(height == width, f"{file} -> input", f"{width} x {height}", "a square image", "export it again")
         ids = {"model": str(file), **given, **self._with_views("views"), "image_size": height}
-        return self.model.config("inference", ids, asked=self.overrides, reads=EXPORTED_READ, problems=problems)
+        return self.model.config("inference", ids, given=self.overrides, reads=EXPORTED_READ, problems=problems)
 
     def score(
         self,
@@ -322,7 +322,7 @@ class Predictor:
         run = self.model.run
         owner = next((site for site in scored if run is not None and run.personal and site in run.sites), "")
         ids = self.model.ids("evaluate", self._with_views("validate#inferer#views"), owner)
-        config = self.model.config("evaluate", ids, asked=(), reads={"validate#preprocessing"}, ready=False)
+        config = self.model.config("evaluate", ids, given=(), reads={"validate#preprocessing"}, ready=False)
         return public_colours(config, DataList.load(datalist), data_root)
 
     def _score_each(self, given: Mapping[str, Any], owners: Mapping[str, str], folder: MaskFolder) -> dict[str, Any]:
@@ -335,14 +335,14 @@ class Predictor:
 
     def _score(self, given: Mapping[str, Any], owner: str, folder: MaskFolder) -> dict[str, Any]:
         """Returns ``metrics.json`` of the model of ``owner``; "" is the server's."""
-        asked = self._with_views("validate#inferer#views")
+        options = self._with_views("validate#inferer#views")
         of_run = scored_as(self.model.run.run) if self.model.run is not None else {}
-        ids = {**given, **self.model.ids("evaluate", of_run | asked, owner)}
+        ids = {**given, **self.model.ids("evaluate", of_run | options, owner)}
 
-        def prepared(job: Any) -> None:
+        def at_start(job: Any) -> None:
             job.parser.get_parsed_content("validate#evaluator").add_event_handler(Events.STARTED, folder.write_record)
 
-        return dict(run_workflow(self.model.bundle, "evaluate", ids, given=asked, on_initialized=prepared)[-1])
+        return dict(run_workflow(self.model.bundle, "evaluate", ids, given=options, on_initialized=at_start)[-1])
 
     def _with_views(self, views: str) -> dict[str, Any]:
         return self.overrides | ({} if self.views is None else {views: self.views})
@@ -360,7 +360,7 @@ class Predictor:
         of_teacher |= {} if self.views is None else {"views": self.views}
         problems = check_bundle(bundle, "teacher", overrides=of_teacher, ready=False, reads=USE_OF_TEACHER)
         ids = {"model": str(path), **given, **of_workflow}
-        config = self.model.config(workflow, ids, asked=of_workflow, reads=TEACHER_READ[workflow], problems=problems)
+        config = self.model.config(workflow, ids, given=of_workflow, reads=TEACHER_READ[workflow], problems=problems)
         header = adapter.read_header(path)
         options = {"base": header.base, "size": header.size, "adapt": header.adapt.value, **of_teacher}
         return config, TeacherStage(bundle, options, bundle)  # the last argument, a cache, is not used
