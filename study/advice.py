@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from samfed_monai.core.text import counted
+from samfed_monai.reports.rows import Cell
 from samfed_monai.reports.run_data import RunData
 from study.related import figures_of, is_the_start
 from study.related_plan import earlier_form, runs_of, with_more_labels
@@ -21,7 +22,9 @@ def advice(records: str | Path) -> str:
     Raises:
         Refused: a record that cannot be read.
     """
-    figures = {part: figures_of(runs_of(part, records)) for part in ("labelled", "weak", "abdomen_weak")}
+    figures = {
+        part: figures_of(runs_of(part, records)) for part in ("labelled", "weak", "abdomen_weak", "cardiac_unseen")
+    }
     figures["polyp"] = figures_of(runs_of("polyp", records), runs_of("unseen", records))
 
     def row(part: str, name: str, column: str = "dice") -> str:
@@ -40,6 +43,8 @@ def advice(records: str | Path) -> str:
         organs=rows("abdomen_weak", "weak_labels", "fedicra"),
         whole=row("labelled", "supervised"),
         modality=rows("polyp", "samfed", "fedbn", "no_sam", "elcfs", "fedda", "fedgin"),
+        heart=rows("cardiac_unseen", "samfed", "no_sam", column="unseen"),
+        seeds=counted(figures["cardiac_unseen"].get("samfed", {}).get("unseen", Cell()).n, "seed"),
         seen=rows("polyp", "no_global_kd", "samfed", "fedsemidg", "no_sam", "elcfs", "dp_only", column="unseen"),
     )
 
@@ -109,7 +114,8 @@ on each image in each round, and learns one class; `weak_labels` learns several.
 `samfed`. Then try `fedgin`, which varies intensities; `fedbn` and `fedgin_own_norm`, which keep normalisation layers at
 their site, so a new hospital has none; `fedda`, which aligns features; `elcfs`, which sends spectra of images.
 
-**An unseen hospital.** Dice at the hospital that took no part: {seen}. Methods that keep layers at the sites (`fedbn`,
+**An unseen hospital.** Dice at the hospital that took no part: {seen}. On whole volumes of the heart, trained without
+late enhancement ({seeds}): {heart}. Methods that keep layers at the sites (`fedbn`,
 `fedper`, `fedrep`, `pfedsam`) or give each a network (`ditto`, `apple`) have none for it ([what it
 uses](personalised.md#use-a-sites-own-model)). `cpss_adapt` adapts a finished model there, without labels.
 
