@@ -43,7 +43,7 @@ def advice(records: str | Path) -> str:
         organs=rows("abdomen_weak", "weak_labels", "fedicra"),
         whole=row("labelled", "supervised"),
         modality=rows("polyp", "samfed", "fedbn", "no_sam", "elcfs", "fedda", "fedgin"),
-        heart=rows("cardiac_unseen", "samfed", "no_sam", column="unseen"),
+        heart=rows("cardiac_unseen", "samfed", "oracle", "no_sam", column="unseen"),
         seeds=counted(figures["cardiac_unseen"].get("samfed", {}).get("unseen", Cell()).n, "seed"),
         seen=rows("polyp", "no_global_kd", "samfed", "fedsemidg", "no_sam", "elcfs", "dp_only", column="unseen"),
     )
