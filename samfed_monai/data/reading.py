@@ -464,8 +464,8 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
                     raise ValueError(fault)
         colours, image = tags.samples > 1 and tags.bits == 16, None
         # Pillow misreads some uncompressed separate planes
-        misjpeg_of_pillow = tags.planar and page.compression == UNCOMPRESSED and (colours or tags.photometric != CMYK)
-        if not misjpeg_of_pillow and (tags.kind, tags.bits) in NUMBERS_BY_PILLOW and page.compression != WEBP:
+        misread_by_pillow = tags.planar and page.compression == UNCOMPRESSED and (colours or tags.photometric != CMYK)
+        if not misread_by_pillow and (tags.kind, tags.bits) in NUMBERS_BY_PILLOW and page.compression != WEBP:
             with suppress(Image.UnidentifiedImageError, ValueError):  # ValueError for pixels that Pillow does not read
                 image = _tiff_by_pillow(content, index, tags, numbers)
         image = image or _tiff_by_tifffile(page, tags)

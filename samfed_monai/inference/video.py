@@ -37,7 +37,7 @@ MARK = (213, 94, 0)
 """Colour of the frame around a picture whose mask is doubtful: Okabe & Ito's vermilion."""
 _CONTAINERS = "mov,avi,matroska,mpeg,mpegts,asf,ogg"
 """Formats that are opened; playlists, which name other files and URLs, are not."""
-_MISSING = 1.0  # tolerated seconds between the last frame and the container's length, which may be that of the intact
+_MISSING = 1.0  # tolerated seconds between the last frame and the container's length, which may be that of the sound
 
 
 class Frame(NamedTuple):
@@ -161,7 +161,7 @@ class Video:
 
 
 def filtered(frames: Iterable[av.VideoFrame], name: str, options: str = "") -> Iterator[av.VideoFrame]:
-    """Passes frames filtered an FFmpeg filter, one output frame for each, in order.
+    """Passes frames through an FFmpeg filter, one output frame for each, in order.
 
     ``idet`` marks frames whose two fields are from different moments, whatever the file's flag; ``bwdif`` makes a frame
     from the first field of marked frames.
