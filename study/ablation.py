@@ -96,14 +96,12 @@ def best_of(lines: Sequence[Line]) -> Line | None:
 
 
 def verdict(lines: Sequence[Line], sections: Sequence[Section]) -> str:
-    """One sentence: the difference of each row to the default if there are few, else the best row and its lead."""
+    """The best row and its lead; the difference of each row if there are few, or if none was run on all collections."""
     best, default = best_of(lines), lines[0]
     others = candidates(lines)[1:]
-    if others and all(line.mean_difference is None for line in others):
-        return f"No row was run on all collections, so none is compared with {_named(default.row)}."
-    if len(sections) == 1 and len(lines) <= _FEW:
-        texts = [f"{_named(line.row)} {format_cell('vs:dice', line.differences[0])}" for line in lines[1:]]
-        return f"{_named(default.row)} {format_cell('dice', default.dice[0])}; {'; '.join(texts)}."
+    incomplete = others and all(line.mean_difference is None for line in others)
+    if incomplete or (len(sections) == 1 and len(lines) <= _FEW):
+        return " ".join(_listed(index, lines, section) for index, section in enumerate(sections)).strip()
     if best is None or best is default:
         average = ", on average over the collections" if len(sections) > 1 else ""
         return f"No row is better than {_named(default.row)}{average}."
@@ -195,6 +193,16 @@ def _line(row: Row, sections: Sequence[Section], default: str) -> Line:
         teacher.append(cells.get("teacher", Cell()))
         differences.append(dice[-1].minus(base.get("dice", Cell())))
     return Line(row, dice, teacher, differences)
+
+
+def _listed(index: int, lines: Sequence[Line], section: Section) -> str:
+    """Dice of the default on one collection and the other rows' differences to it; empty if the default is not there."""
+    if not lines[0].dice[index].n:
+        return ""
+    texts = [f"{_named(lines[0].row)} {format_cell('dice', lines[0].dice[index])}"]
+    measured = (line for line in lines[1:] if line.differences[index].n)
+    texts += [f"{_named(line.row)} {format_cell('vs:dice', line.differences[index])}" for line in measured]
+    return f"{section.title + ': ' if len(lines[0].dice) > 1 else ''}{'; '.join(texts)}."
 
 
 def _order(row: Row) -> tuple[int, int, str, int, str]:

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
 NEEDED = {
     "light": {"light-polyp-encoder": "samfed"},
-    "account": {"account-polyp": "samfed_wrong_at_one"},
+    "account": {"account-polyp": "samfed_wrong_at_one", "account-polyp-imagenet": "agreed_without_global_kd"},
     "ablation": {"ablation-polyp": "rule_intersection", "ablation-skin": "rule_intersection"},
     "pfedsam": {
         "pfedsam-polyp": "pfedsam",
