@@ -196,7 +196,7 @@ def _line(row: Row, sections: Sequence[Section], default: str) -> Line:
 
 
 def _listed(index: int, lines: Sequence[Line], section: Section) -> str:
-    """Dice of the default on one collection and the other rows' differences to it; empty if the default is not there."""
+    """Dice of the default on a collection and the other rows' differences to it; empty if the default is not there."""
     if not lines[0].dice[index].n:
         return ""
     texts = [f"{_named(lines[0].row)} {format_cell('dice', lines[0].dice[index])}"]
