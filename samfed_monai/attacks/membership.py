@@ -120,7 +120,7 @@ def tpr_at(members: np.ndarray, non_members: np.ndarray, false_alarms: float = F
 
 
 def separation(members: np.ndarray, others: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
-    """Returns ``members``, ``others`` (counts), ``auc`` with its 95 % bootstrap ``interval``, and ``tpr``."""
+    """Returns ``members``, ``non_members`` (counts), ``auc`` with its 95 % bootstrap ``interval``, and ``tpr``."""
     random = np.random.default_rng(derive_seed(seed, "bootstrap"))
     samples = [(random.choice(members, len(members)), random.choice(others, len(others))) for _ in range(_DRAWS)]
     low, high = np.quantile(auc(*map(np.stack, zip(*samples, strict=True))), (0.025, 0.975))

@@ -91,8 +91,8 @@ class Item:
     Args:
         image: path relative to the data root, with forward slashes.
         sha256: SHA-256 of the image file, 64 hexadecimal digits.
-        label: path of its mask, or ``None``. An unlabelled item may have one: only the oracle variant and
-            ``samfed evaluate`` read it.
+        label: path of its mask, or ``None``. An unlabelled item may have one: only the variant ``oracle`` and
+            variants that learn from labels of a site's own images read it.
         label_sha256: SHA-256 of the mask file; present exactly when ``label`` is.
         group: video sequence, patient or lesion of the image; images of one group stay together.
         label_kind: one of :class:`LabelKind`; ``None`` is a mask. Only training images of sites may have weak labels:

@@ -52,7 +52,7 @@ class FederatedJob:
         output_dir: the run's folder.
         rounds: number of federated rounds.
         cache_dir: folder of adapters, soft masks and warm starts, shared by runs; ``None`` is ``<output_dir>/cache``.
-        variant: name of an override file in ``configs/variants``.
+        variant: name of a variant of the package, or of the bundle's ``configs/variants``.
         seed: random seed of everything except the teacher, which has its own (``teacher#seed``).
         warm_start_steps: optimiser steps on the public set before round 0; 0 unless the bundle sets a number.
         warm_start_held_out: fraction of the public images, in [0, 1), that the warm start does not train on and uses to

@@ -151,7 +151,7 @@ class _HeldOut:
         datalist: its public part is divided.
         config: names the folder of the images.
         fraction: part that is held out.
-        beside: file beside which the list without the held-out images is written.
+        file: file beside which the list without the held-out images is written.
     """
 
     def __init__(self, datalist: DataList, config: WorkflowConfig, fraction: float, file: Path) -> None:

@@ -210,12 +210,7 @@ class AgreedTerm(Term):
     ``agreement`` (fraction of pixels with the same label).
 
     Args:
-        teacher: guide used as teacher; ``weak`` if a rule needs none.
-        student: guide used as student: its own ``weak`` view, or ``ema``.
-        rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`.
-        tau: confidence that the more confident side needs where the two disagree.
-        delta: lead in confidence that it needs there.
-        least_agreement: for the rule ``trusted_average``, see :class:`samfed_monai.losses.AgreementSettings`.
+        teacher, student, rule, tau, delta, least_agreement: see :class:`samfed_monai.losses.AgreementSettings`.
         name, weight, schedule, fraction: see :class:`Term`.
     """
 

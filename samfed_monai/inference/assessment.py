@@ -212,7 +212,7 @@ def measure(pairs: Pairs, calibration: Calibration | None, *, calibrating: int =
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
-    """Returns the result of :func:`kept` as sentences."""
+    """Returns the result of :func:`measure` as sentences."""
     how = "expected" if result["calibrated"] else "expected (not calibrated)"
     apart = f"{result['error']:.3f} apart on average"
     lines = [f"{how} Dice {result['expected_dice']:.3f}, true {result['dice']:.3f}, {apart}"]

@@ -175,7 +175,7 @@ class Predictor:
         probabilities: bool = False,
         skip_unreadable: bool = False,
     ) -> None:
-        """Writes masks of images into a folder, and calls ``look_at(prediction, image, threshold)`` for each."""
+        """Writes masks of images into a folder, and calls ``on_prediction(prediction, image, threshold)`` for each."""
 
         def attach(engine: Engine, threshold: float) -> None:
             def on_iteration(engine: Engine) -> None:

@@ -243,8 +243,9 @@ class AgreementSettings:
         teacher: guide used as teacher; ``weak`` if a rule needs none.
         student: guide used as student: its own ``weak`` view, ``ema``, or another guide.
         rule: a name in :data:`AGREEMENT_RULES`.
-        tau: confidence that the more confident side needs where the two disagree, in [0, 1].
-        delta: lead in confidence that it needs there, in [0, 1].
+        tau: for the rule ``confidence``, the confidence that the more confident side needs where the two disagree; for
+            ``trusted_average`` and ``student``, the confidence above which the student is sure of a pixel; in [0, 1].
+        delta: for the rule ``confidence``, the lead in confidence that the more confident side needs there, in [0, 1].
         least_agreement: for the rule ``trusted_average``, the Dice with the student's sure pixels at which the teacher
             has half of the student's weight, in [0, 1]; see :func:`trust_of_images`.
         where: the place for error messages.
@@ -294,8 +295,7 @@ def agree(
         teacher: (B, C, H, W) float in [0, 1], the guide's probabilities (for the rule ``label``: the true label).
         student: (B, C, H, W) float in [0, 1], the student's own weak view.
         ema: (B, C, H, W) float in [0, 1], the averaged student's probabilities of the weak view.
-        tau: confidence that the more confident side needs where the two disagree.
-        delta: lead in confidence that it needs there.
+        tau, delta: thresholds of the rules ``confidence`` and ``student``, see :class:`AgreementSettings`.
         rule: a name in :data:`AGREEMENT_RULES`.
         trust: (B,) float in [0, 1], trust in the teacher on each image, for the rule ``trusted_average``; ``None``
             is 1.

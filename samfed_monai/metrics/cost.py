@@ -80,7 +80,7 @@ def _transient_bytes(run: Callable[[], Any], static: Iterable[Tensor], device: t
 
 
 class _LiveStorages(TorchFunctionMode):
-    """Counts the live storages of operations' results, except those of ``held``."""
+    """Counts the live storages of operations' results, except those of ``excluded``."""
 
     def __init__(self, excluded: Iterable[Tensor]) -> None:
         super().__init__()

@@ -230,7 +230,7 @@ def undeclared_parts(reply: Message, method: Method | None) -> list[Problem]:
 
     Args:
         reply: the outgoing message, of a known kind.
-        method: see :func:`samfed_monai.config.variants.declared`; for ``None`` and for a variant without a block
+        method: see :func:`samfed_monai.config.variants.resolved_method`; for ``None`` and for a variant without a block
             ``_method``, only the allow-list applies.
     """
     if method is None or method.leaves_site is None:

@@ -85,7 +85,7 @@ def panels(by_name: Mapping[str, Lines], sites: list[str], ends: Ends | None = (
     """Plots a small panel of lines for each name.
 
     Args:
-        by_name: lines by name; ``sam_distillation`` is shown as SAM distillation.
+        by_name: lines by name; ``sam_kd`` is shown as SAM kd.
         sites: all sites, in the order of their colours.
         ends: limits of the axes; the lower one is ignored if a value is below it. ``None``: from the lines, widened.
     """

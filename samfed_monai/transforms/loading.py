@@ -223,7 +223,7 @@ class LoadSoftMaskd(Transform):
         store: the store's folder, or a :class:`~samfed_monai.data.SoftMaskStore`; ``None`` does not change items.
         teacher_sha256: the teacher's identity; not needed with a store object.
         masks_for: the user of the masks; ``None``, as from a reference to a disabled guide, does not change items.
-        output_key: key for the mask, (1, h, w) float32 in [0, 1].
+        output_key: key for the mask, (C, h, w) float32 in [0, 1].
 
     Raises:
         Refused: at call time, the store has no readable mask of the image; no teacher is given.

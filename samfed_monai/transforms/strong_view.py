@@ -142,12 +142,12 @@ class RandomViewd(RandomizableTransform, MapTransform):
     Args:
         keys: images, (3, H, W) in [0, 1].
         output_key: names of the views, one for each key.
-        found: problems of further options, to be raised together.
+        problems: of further options, to be raised together.
         allow_missing_keys: whether an item may lack a key.
         prob: probability of any change.
 
     Raises:
-        Refused: the numbers of names and keys differ, or there are problems in ``found``.
+        Refused: the numbers of names and keys differ, or there are ``problems``.
     """
 
     def __init__(
