@@ -9,7 +9,7 @@
 # make delete-methods  tests in copies of the repository without one method each, an hour (METHODS=ditto,fca: only these)
 # make mutate  200 random small changes of the package; lists those that no test notices; an hour (ROOMS=losses,privacy)
 # make size    the size of package, tests and docs, and its budget; `make check` refuses sizes above their limits
-# make sbom    all installed packages with their hashes: sbom.json and requirements-hashed.txt in build/
+# make sbom    all needed packages with their hashes: sbom.json and requirements-hashed.txt in build/
 # Each target creates .venv if needed and installs the versions of constraints.txt; later calls start at once.
 # To choose the Python (3.10 to 3.13): make demo PYTHON=python3.11
 

@@ -41,7 +41,7 @@ class BestWeightsSaver:
     Example::
 
         {"_target_": "samfed_monai.handlers.BestWeightsSaver", "evaluator": "@validate#evaluator",
-         "path": "$@output_dir + '/best.safetensors'"}
+         "path": "runs/single/best.safetensors"}
     """
 
     def __init__(self, *, evaluator: Engine, path: str | Path, metric: str = "dice") -> None:
