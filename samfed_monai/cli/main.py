@@ -19,6 +19,7 @@ from samfed_monai.cli.arguments import CommandParser
 from samfed_monai.core.errors import (
     AGAIN,
     BUG_NOTE,
+    WORK_KEPT,
     ExitCode,
     Problems,
     Refused,
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SamFedError, KeyboardInterrupt) as error:
         return reported(error)
     except Terminated:
-        return reported(Stopped(f"{RECEIVED_SIGTERM}; {getattr(arguments, 'kept', 'completed work is kept')}", AGAIN))
+        return reported(Stopped(RECEIVED_SIGTERM, AGAIN, getattr(arguments, "kept", WORK_KEPT)))
     except Exception as error:
         from samfed_monai.config.workflow import unwrap
 

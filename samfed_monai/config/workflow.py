@@ -21,6 +21,7 @@ from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_id
 from samfed_monai.config.parse import REFERRING, WORKFLOWS, BundleConfig, is_note, join_id, walk
 from samfed_monai.core.errors import (
     AGAIN,
+    WORK_KEPT,
     Problem,
     Refused,
     SamFedError,
@@ -70,7 +71,7 @@ def _exit_hook(kind: type[BaseException], error: BaseException, trace: Traceback
     command = monai_command()
     content = BundleConfig(command.config_files, command.overrides).content if command else {}
     terminated = isinstance(error, Terminated)
-    known = Stopped(f"{RECEIVED_SIGTERM}; completed work is kept", AGAIN) if terminated else unwrap(error, content)
+    known = Stopped(RECEIVED_SIGTERM, AGAIN, WORK_KEPT) if terminated else unwrap(error, content)
     if known is None:
         sys.__excepthook__(kind, error, trace)
         return

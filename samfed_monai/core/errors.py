@@ -126,13 +126,15 @@ class Stopped(SamFedError, RuntimeError):
     Args:
         reason: what happened.
         resume: how to continue from that state, for instance a command.
+        kept: the work that is kept, if the reason does not name it.
     """
 
     exit_code = ExitCode.STOPPED
 
-    def __init__(self, reason: str, resume: str = "") -> None:
-        self.reason, self.resume = reason, resume
-        super().__init__(printable(f"stopped: {reason}" + (f"\n  to continue: {resume}" if resume else "")))
+    def __init__(self, reason: str, resume: str = "", kept: str = "") -> None:
+        self.reason, self.resume, self.kept = reason, resume, kept
+        text = "; ".join(filter(None, (reason, kept)))
+        super().__init__(printable(f"stopped: {text}" + (f"\n  to continue: {resume}" if resume else "")))
 
 
 class Terminated(BaseException):
@@ -219,6 +221,7 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DRIVE_GONE = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN})
 AGAIN = "run the same command again"
 """How to continue after most stops: complete work is not repeated."""
+WORK_KEPT = "completed work is kept"
 _PLACES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "a path that this user may read and write"),
     errno.EROFS: "a writable path",
@@ -283,10 +286,10 @@ def machine_failure(error: BaseException) -> SamFedError | None:
     place = str(error.filename2 or error.filename or "")  # the second is the target of a copy
     if error.errno in DISK_FULL:
         where = f" ({place})" if place else ""
-        return Stopped(f"the disk is full{where}; completed work is kept", f"make room, then {AGAIN}")
+        return Stopped(f"the disk is full{where}", f"make room, then {AGAIN}", WORK_KEPT)
     if error.errno in DRIVE_GONE and place:
-        reason = f"{place} failed with {os.strerror(error.errno or 0)!r}; completed work is kept"
-        return Stopped(reason, f"check that its drive is connected, then {AGAIN}")
+        reason = f"{place} failed with {os.strerror(error.errno or 0)!r}"
+        return Stopped(reason, f"check that its drive is connected, then {AGAIN}", WORK_KEPT)
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return Stopped("too many files are open at once", f"raise the limit (ulimit -n 4096), then {AGAIN}")
     if error.errno in _PLACES and place:
@@ -294,7 +297,7 @@ def machine_failure(error: BaseException) -> SamFedError | None:
     return None
 
 
-_INTERRUPTED = f"interrupted: completed work is kept\n  to continue: {AGAIN}"
+_INTERRUPTED = f"interrupted: {WORK_KEPT}\n  to continue: {AGAIN}"
 
 BUG_NOTE = "this looks like a bug in samfed rather than an error in your input; the traceback above says where"
 """The line below the traceback of an unexpected error."""

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from urllib.parse import quote
@@ -57,8 +58,9 @@ def atomic_write(path: str | Path, *, mode: int = PRIVATE) -> Iterator[BinaryIO]
     path = Path(path)
     with _naming(path):
         make_folder(path.parent, mode=mode)
+        _remove_leftovers(path.parent)
         # not named after the file, whose name may already have the maximum length
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PREFIX, suffix=_SUFFIX)
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 yield stream
@@ -84,7 +86,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix="."))
+        _remove_leftovers(path.parent)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_PREFIX, suffix=_SUFFIX))
     try:
         yield temporary
         temporary.chmod(0o777 & ~_UMASK)
@@ -92,6 +95,21 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+_PREFIX, _SUFFIX = ".samfed-", ".tmp"
+
+
+@cache
+def _remove_leftovers(folder: Path) -> None:
+    """Removes temporary files and folders that killed processes left in a folder, at its first use by this process.
+
+    They have not changed for an hour; other processes may be writing theirs.
+    """
+    for path in folder.glob(f"{_PREFIX}????????{_SUFFIX}"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > 3600:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
@@ -120,17 +138,6 @@ def require_writable(path: str | Path) -> None:
     folder = path if path.is_dir() else next(folder for folder in path.parents if folder.exists())
     with _naming(path), tempfile.TemporaryFile(dir=folder) as stream:
         stream.write(b"0")
-
-
-def remove_leftovers(folder: str | Path) -> None:
-    """Removes temporary files of :func:`atomic_write`, at any depth, that have not changed for an hour.
-
-    A killed process leaves them; other processes may be writing theirs.
-    """
-    for path in Path(folder).rglob(".????????.tmp"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > 3600:
-                path.unlink()
 
 
 def append_line(path: str | Path, line: str, *, mode: int = PRIVATE) -> None:

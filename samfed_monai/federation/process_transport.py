@@ -296,7 +296,7 @@ def describe_error(error: Exception) -> dict[str, Any]:
     if isinstance(known, Refused):
         return {"problems": [[each.where, each.found, each.expected, each.hint] for each in known.problems]}
     if isinstance(known, Stopped):
-        return {"stopped": [known.reason, known.resume]}
+        return {"stopped": [known.reason, known.resume, known.kept]}
     number = error.errno if isinstance(error, OSError) else None
     return {"error": "".join(traceback.format_exception(error)), "errno": number}
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.config.parse import flat, lookup, resolve
 from samfed_monai.config.variants import resolved_method
 from samfed_monai.core.errors import Problem, Problems
-from samfed_monai.core.io import PUBLIC, remove_leftovers, require_writable, sha256_bytes, sha256_file, write_json
+from samfed_monai.core.io import PUBLIC, require_writable, sha256_bytes, sha256_file, write_json
 from samfed_monai.core.process_setup import device_name, peak_memory, usable_device
 from samfed_monai.core.run_log import RunLog, command_line
 from samfed_monai.core.validators import require
@@ -158,8 +158,6 @@ class Run:
         folder, seeds = RunFolder(paths.output_dir), {"seed": plan.seed}
         with folder.open(self._settings(start_adapt), versions=versions(), hashes=hashes, seeds=seeds):
             log.into(folder.path)
-            for written in (folder.path, paths.cache):
-                remove_leftovers(written)
             own_list = datalist if make_transport is None else datalist.for_server()
             require(leaks(own_list))  # also of sites with data roots of their own
             for part, root in own_list.by_root(paths.data_root, paths.sites):

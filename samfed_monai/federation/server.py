@@ -31,7 +31,7 @@ from samfed_monai.federation.run_folder import (
     site_record,
     total_traffic,
 )
-from samfed_monai.federation.signals import Interrupted, Terminated, Termination
+from samfed_monai.federation.signals import RECEIVED_SIGTERM, Interrupted, Terminated, Termination
 from samfed_monai.metrics.quality import Calibration, groups_in
 from samfed_monai.metrics.scores import EMPTY, EXTRAS, NAMES
 from samfed_monai.privacy.allowed import EXPECTED, NO_IMAGES, withheld_reason
@@ -311,14 +311,13 @@ class RoundController:
                         bar.update()
                 return self._result(records)
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; {self._kept_rounds()}", AGAIN) from None
+            raise Interrupted("interrupted", AGAIN, self._kept_rounds()) from None
         except Terminated:
-            raise Stopped(f"received SIGTERM; {self._kept_rounds()}", AGAIN) from None
+            raise Stopped(RECEIVED_SIGTERM, AGAIN, self._kept_rounds()) from None
         except (OSError, MemoryError, RuntimeError) as error:
             if not isinstance(failure := machine_failure(error), Stopped):
                 raise
-            reason = failure.reason.removesuffix("; completed work is kept")
-            raise Stopped(f"{reason}; {self._kept_rounds()}", failure.resume) from error
+            raise Stopped(failure.reason, failure.resume, self._kept_rounds()) from error
 
     def _resume(self) -> RoundRecords:
         stored = self.folder.store.latest()
@@ -463,7 +462,7 @@ class RoundController:
             return {site: Failure(site, reason) for site in sites}
         except MessageRefused as error:
             reason = f"the sum of the updates is not a model ({scrub(error)}); the faulty update cannot be identified"
-            raise Stopped(f"{where}: {reason}; {self._kept_rounds()}", AGAIN) from None
+            raise Stopped(f"{where}: {reason}", AGAIN, self._kept_rounds()) from None
         return secure.dropped
 
     def _clock(self) -> Clock:

@@ -61,16 +61,18 @@ def test_require_writable_creates_nothing(tmp_path: Path):
 
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path):
-    code = "import os; from samfed_monai.core.io import atomic_write\nwith atomic_write('deep/a'): os._exit(9)"
+    code = "import os; from samfed_monai.core.io import atomic_folder, atomic_write\n"
+    code += "with atomic_folder('a') as folder, atomic_write(folder.parent / 'b'): (folder / 'c').mkdir(); os._exit(9)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
-    (leftover,) = (tmp_path / "deep").iterdir()
-    files.remove_leftovers(tmp_path)
-    assert leftover.exists(), "another process may be writing it"
-    for path in (leftover, tmp_path / ".mine.tmp"):
+    leftovers = [*tmp_path.iterdir(), tmp_path / ".mine.tmp"]
+    files.write_text(tmp_path / "b", "")
+    assert len(list(tmp_path.iterdir())) == 3, "other processes may be writing them"
+    for path in leftovers:
         path.touch()
         os.utime(path, (0, 0))
-    files.remove_leftovers(tmp_path)
-    assert [path.name for path in tmp_path.rglob(".*")] == [".mine.tmp"]
+    files._remove_leftovers.cache_clear()  # as in another process
+    files.write_text(tmp_path / "b", "")
+    assert sorted(os.listdir(tmp_path)) == [".mine.tmp", "b"]
 
 
 def test_file_name_of_maximum_length_is_written(tmp_path: Path):
