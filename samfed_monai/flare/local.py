@@ -382,11 +382,10 @@ def run_poc(
         Refused: the port is in use, a run is active in the run's folder (fault 51), or a path has spaces.
         SamFedError: the server's own error, or FLARE failed.
     """
-    refuse_busy_port(port)
     run_folder = Path(run_folder)
     poc = Poc(workspace, sites, port=port)
     logs = run_folder / "flare"
-    with _locked(run_folder, poc.workspace), Processes(environment) as processes:
+    with reserved_port(port), _locked(run_folder, poc.workspace), Processes(environment) as processes:
         poc.provision(site_files)
         logger.info("starting a FLARE server and %d clients; their logs: %s", len(sites), logs)
         server = poc.start(processes, SERVER, logs / "server.log")
@@ -412,17 +411,27 @@ def run_poc(
             return _wait(run_folder, poc.kits / SERVER / job_id / "log.txt", why_job_ended, timeout=timeout)
 
 
-def refuse_busy_port(port: int) -> None:
-    """Refuses a port that another program uses, or that this user cannot open.
+@contextlib.contextmanager
+def reserved_port(port: int) -> Iterator[None]:
+    """Refuses a port that another program uses, or that this user cannot open, and reserves it inside the block.
+
+    FLARE's server needs seconds until it listens, and two of them can listen on one port (gRPC permits it): each then
+    gets clients of the other. The UDP port of the same number is the reservation, which ends with this process.
 
     Raises:
         Refused: with the system's reason; the message says how to choose another.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reservation,
+    ):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
+            reservation.bind(("127.0.0.1", port))
         except OSError as error:
             other = port + 100 if 1023 < port < 65000 else PORT
             hint = f"choose another port, for instance --port {other}, or end the program that uses it"
             raise refused(f"port {port}", str(error.strerror), "a free port", hint) from None
+        probe.close()
+        yield

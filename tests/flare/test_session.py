@@ -16,7 +16,7 @@ import pytest
 from samfed_monai.core.errors import ExitCode, Refused, Stopped, Terminated, machine_failure, reported
 from samfed_monai.core.io import write_json
 from samfed_monai.flare.controller import FederationController
-from samfed_monai.flare.local import SERVER, Poc, _wait, refuse_busy_port
+from samfed_monai.flare.local import SERVER, Poc, _wait, reserved_port
 from samfed_monai.flare.session import (
     ServerReported,
     admin_of,
@@ -412,5 +412,10 @@ def test_only_messages_for_users_are_shown():
 def test_busy_port_is_refused_with_alternative():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(Refused, match=rf"port {port}: .* found Address already in use; .*--port {port + 100}"):
-            refuse_busy_port(port)
+        busy = rf"port {port}: .* found Address already in use; .*--port {port + 100}"
+        with pytest.raises(Refused, match=busy), reserved_port(port):
+            pass
+    with reserved_port(port):  # no server listens yet
+        socket.create_server(("127.0.0.1", port)).close()
+        with pytest.raises(Refused, match=busy), reserved_port(port):
+            pass
