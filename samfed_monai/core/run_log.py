@@ -51,9 +51,13 @@ class PrintableFormatter(logging.Formatter):
 _USER = re.compile(r"(?<=://)[^/\s]+@")  # user and password in a URL
 
 
+COMMAND = "SAMFED_COMMAND"
+"""Environment variable with the command line that started this process through FLARE."""
+
+
 def command_line() -> str:
-    """Returns the command line of this process, without users and passwords in URLs."""
-    return _USER.sub("", shlex.join(sys.argv))
+    """Returns the command line of this process, or its :data:`COMMAND`, without users and passwords in URLs."""
+    return os.environ.get(COMMAND) or _USER.sub("", shlex.join(sys.argv))
 
 
 class RunLog:

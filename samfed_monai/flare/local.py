@@ -25,6 +25,7 @@ from typing import Any
 from samfed_monai.config.bundles import bundle_or_path
 from samfed_monai.core.errors import AGAIN, Stopped, refused
 from samfed_monai.core.io import write_json
+from samfed_monai.core.run_log import COMMAND, command_line
 from samfed_monai.data import DataList
 from samfed_monai.federation.plan import Paths
 from samfed_monai.federation.run_folder import RunFolder, take_lock
@@ -59,7 +60,8 @@ class Processes:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self.mark = secrets.token_hex(8)
-        self.environment = {**os.environ, VARIABLE: "", **(environment or {}), MARK: self.mark}
+        own = {MARK: self.mark, COMMAND: command_line()}
+        self.environment = {**os.environ, VARIABLE: "", **(environment or {}), **own}
         if weights := self.environment.get("SAMFED_WEIGHTS"):
             self.environment["SAMFED_WEIGHTS"] = _absolute(Path(weights).expanduser())
         if imports := self.environment.get("PYTHONPATH"):

@@ -32,6 +32,8 @@ def as_in_a_command():
 def test_command_line_is_logged_without_password(monkeypatch):
     monkeypatch.setattr("sys.argv", ["samfed", "--mlflow", "https://user:s3cr@et@host/a@b", "--note", "a b@c"])
     assert command_line() == "samfed --mlflow https://host/a@b --note 'a b@c'"
+    monkeypatch.setenv("SAMFED_COMMAND", "samfed flare poc samfed_skin")  # of a server that FLARE starts
+    assert command_line() == "samfed flare poc samfed_skin"
 
 
 def test_earlier_records_are_logged_and_file_is_appended(tmp_path):

@@ -92,13 +92,15 @@ def test_relative_environment_paths_are_resolved_for_child(tmp_path, monkeypatch
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["lib", "/opt/lib", ""]))
     monkeypatch.setenv("SAMFED_WEIGHTS", "weights")
     monkeypatch.setenv("SAMFED_SITE", "/hospital/site.json")  # kits have files of their own
-    code = "import os; print(*map(os.environ.get, ('PYTHONPATH', 'SAMFED_WEIGHTS', 'SAMFED_SITE')))"
+    monkeypatch.setattr("sys.argv", ["samfed", "flare", "poc"])  # the run's command line
+    names = ("PYTHONPATH", "SAMFED_WEIGHTS", "SAMFED_COMMAND", "SAMFED_SITE")
+    code = f"import os; print(*map(os.environ.get, {names}))"
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "shown.py").write_text(code)
     with Processes() as processes:
         processes.start("one", "shown", cwd=tmp_path / "elsewhere", log=tmp_path / "log").wait()
     imports = os.pathsep.join([f"{tmp_path}/lib", "/opt/lib", str(tmp_path)])
-    assert (tmp_path / "log").read_text() == f"{imports} {tmp_path}/weights \n"
+    assert (tmp_path / "log").read_text() == f"{imports} {tmp_path}/weights samfed flare poc \n"
 
 
 WAYS = pytest.mark.parametrize("way", [simulate, partial(run_poc, port=free_port())])
