@@ -179,7 +179,8 @@ class TeacherFit:
         reused = self.output.exists() and read_header(self.output).fit.get("hash") == hashes["fit"]
         if self.output.exists() and not reused:
             found, expected = f"{self.output}, the adapter of another fit", "a new file, or the adapter of this fit"
-            raise refused("teacher.json -> output", found, expected, "choose another name: adapters are not replaced")
+            hint = "choose another name, or delete that file: adapters are not replaced"
+            raise refused("teacher.json -> output", found, expected, hint)
         if reused:
             logger.info("teacher: reusing %s, which was fitted with the same settings", self.output)
             if (recorded := self._recorded_result(hashes)) is not None:

@@ -12,24 +12,24 @@ import torch
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load
-from samfed_monai.federation import ClientAlgoSite, Interrupted
+from samfed_monai.federation import Interrupted
 from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.compression import Compression, Sender
 from tests.federation.test_job import job
-from tests.federation.toys import FixedClient, RogueClient, die, run_clients, weights
+from tests.federation.toys import FilteredSite, FixedClient, RogueClient, die, run_clients, weights
 
 THREE = {"sites": {"site-1": {}, "site-2": {}}, "unseen": ["site-3"]}
 
 
-def sites(form: str | int, *clients: FixedClient) -> dict[str, ClientAlgoSite]:
+def sites(form: str | int, *clients: FixedClient) -> dict[str, FilteredSite]:
     allowed = Allowed({Kind.WEIGHTS: weights()})
 
     def release(site: str) -> ReleaseFilter:
         own = {"privacy": Privacy(least_images=1), "sender": Sender(Compression(form))}
         return ReleaseFilter(site, allowed=lambda: allowed, **own)
 
-    return {client.site: ClientAlgoSite(client.site, client, release(client.site)) for client in clients}
+    return {client.site: FilteredSite(client.site, client, release(client.site)) for client in clients}
 
 
 def hashes(run: Path) -> dict[str, str]:
@@ -57,7 +57,7 @@ def test_steps_are_averaged_by_number_of_images(tmp_path):
     ],
 )
 def test_invalid_compressed_update_is_skipped(change, reason, tmp_path):
-    class Rogue(ClientAlgoSite):
+    class Rogue(FilteredSite):
         def answer(self, task: Any, message: Message) -> Message:
             reply = super().answer(task, message)
             if reply.tensors:

@@ -223,16 +223,6 @@ def test_answers_pass_release_filter_last(node):
     here.release.require_statistics.assert_called_once_with()  # of weights; before anything is trained
 
 
-def test_plain_client_answers_pass_release_filter():
-    def nothing(task: Task, request: Message, reply: Message) -> Message:
-        raise MessageRefused([])
-
-    received = Message(Kind.WEIGHTS, "a", 0, 1, tensors=weights())
-    assert ClientAlgoSite("a", FixedClient("a")).answer(Task.TRAIN, received).kind == Kind.WEIGHTS
-    with pytest.raises(MessageRefused):
-        ClientAlgoSite("a", FixedClient("a"), release=nothing).answer(Task.TRAIN, received)
-
-
 def test_plain_client_has_no_preparation_and_no_state():
     worker = ClientAlgoSite("a", FixedClient("a"))
     reply = worker.answer(Task.PREPARE, Message(Kind.WEIGHTS, "a", 0, 1, tensors=weights()))

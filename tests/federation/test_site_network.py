@@ -23,7 +23,7 @@ from samfed_monai.networks import KeySplit, network_split
 from samfed_monai.privacy import Privacy, ReleaseFilter
 from samfed_monai.privacy.allowed import allowed_of
 from samfed_monai.protocol import ClientAlgorithm, Inbox, Kind, Message, MessageRefused, Server, Task
-from tests.federation.toys import ToyNet, copied, run_clients, toy_algo, toy_weights
+from tests.federation.toys import FilteredSite, ToyNet, copied, run_clients, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
 from tests.privacy.spy import leaks, server_files, wired
 
@@ -110,7 +110,7 @@ def run(path: Path, personal: list[str], *, rounds: int) -> Any:
     for site, client in clients.items():
         client.evaluator.add_event_handler(Events.COMPLETED, lambda _, c=client: setattr(c, "evaluated", state_of(c)))
         allowed = {"allowed": lambda c=client: allowed_of(c), "privacy": Privacy(least_images=1)}
-        nodes[site] = ClientAlgoSite(site, client, ReleaseFilter(site, **allowed))
+        nodes[site] = FilteredSite(site, client, ReleaseFilter(site, **allowed))
         wired(nodes[site], sent)
     shared = network_split(ToyNet(), personal).shared
     start = {name: tensor for name, tensor in toy_weights().items() if name in shared}

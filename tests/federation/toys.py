@@ -16,15 +16,35 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.federation import LocalTransport, Progress, RoundController, RunFolder, RunResult, SamFedAlgo
+from samfed_monai.federation import (
+    ClientAlgoSite,
+    LocalTransport,
+    Progress,
+    RoundController,
+    RunFolder,
+    RunResult,
+    SamFedAlgo,
+)
 from samfed_monai.federation.run_folder import round_record
 from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.privacy.release import ReleaseFilter
 from samfed_monai.protocol import Kind, Message, Server, Strategy, UpdateGuard
-from samfed_monai.protocol.transport import Transport
+from samfed_monai.protocol.transport import Task, Transport
 
 BUNDLE = Path(__file__).parent / "toy_bundle"
 QUIET = Progress(show=False)
 RECORD = round_record(0, 3, {}, {})  # without sites
+
+
+class FilteredSite(ClientAlgoSite):
+    """A site whose replies pass a release filter."""
+
+    def __init__(self, site: str, client: Any, release: ReleaseFilter) -> None:
+        super().__init__(site, client)
+        self.release = release
+
+    def answer(self, task: Task, message: Message) -> Message:
+        return self.release(task, message, super().answer(task, message))
 
 
 class ToyNet(nn.Sequential):

@@ -20,7 +20,6 @@ from torch.utils.data import RandomSampler, Subset
 
 from samfed_monai.config.variants import Method
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import ClientAlgoSite
 from samfed_monai.handlers import EndlessSampler
 from samfed_monai.networks import SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
@@ -35,7 +34,7 @@ from samfed_monai.privacy.allowed import (
 )
 from samfed_monai.privacy.rules import DifferentialPrivacy, PrivacyFloor, SecureAggregation
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, to_bytes
-from tests.federation.toys import ToyNet, toy_algo, toy_weights
+from tests.federation.toys import FilteredSite, ToyNet, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
 
 WEIGHTS = {"w": torch.tensor([1.0, 2.0]), "bn.running_mean": torch.tensor([9.0]), "count": torch.tensor(3)}
@@ -294,7 +293,7 @@ def test_allow_list_follows_client_algorithm_and_network():
 
 def test_fault_56_own_network_is_not_sent_on_request():
     client = unlike_algo("site-1")
-    site = ClientAlgoSite("site-1", client, ReleaseFilter("site-1", allowed=lambda: allowed_of(client)))
+    site = FilteredSite("site-1", client, ReleaseFilter("site-1", allowed=lambda: allowed_of(client)))
     request = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={"purpose": "replace"})
     with pytest.raises(MessageRefused, match="expected one of metrics, soft_masks, found a kind that may not leave"):
         site.answer(Task.TRAIN, request)

@@ -25,7 +25,7 @@ from samfed_monai.privacy import Privacy, ReleaseFilter, read_audit
 from samfed_monai.privacy.allowed import allowed_of
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, to_bytes
 from tests.federation.test_job import job
-from tests.federation.toys import ToyImages, controller, toy_algo, toy_weights
+from tests.federation.toys import FilteredSite, ToyImages, controller, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
 from tests.privacy.spy import Needles, leaks, pixel_needles, server_files, text_needles, wired
 
@@ -48,7 +48,7 @@ def toy_needles() -> dict[str, list[bytes]]:
 def worker(site: str, client: Any, folder: Path, sent: list[bytes]) -> ClientAlgoSite:
     privacy, own = Privacy(least_images=2), folder / "sites" / site
     release = ReleaseFilter(site, allowed=lambda: allowed_of(client), privacy=privacy, folder=own)
-    return wired(ClientAlgoSite(site, client, release), sent)
+    return wired(FilteredSite(site, client, release), sent)
 
 
 def test_spy_finds_packed_leaks(tmp_path):
