@@ -164,7 +164,9 @@ def _submit(arguments: argparse.Namespace) -> None:
             sites, least = sorted((*plan.sites, *plan.unseen)), read_json(job / "meta.json")["min_clients"]
             wait_for_sites(session, sites, timeout=arguments.wait_for_sites, least=least)
             job_id = submit_job(session, job)
-            if not arguments.no_wait:
+            if arguments.no_wait:
+                logger.info("next: %s", _fetch_command(job_id, arguments))
+            else:
                 _follow(session, job_id, arguments)
 
 
@@ -178,12 +180,16 @@ def _fetch(arguments: argparse.Namespace) -> None:
 def _follow(session: Any, job_id: str, arguments: argparse.Namespace) -> None:
     from samfed_monai.flare.session import fetch_results, follow, raise_for_status
 
-    kit, output = str(absolute(arguments.kit)), Path(str(absolute(arguments.output_dir)))
-    command = shlex.join(["samfed", "flare", "fetch", job_id, "--kit", kit, "--output-dir", str(output)])
-    status = follow(session, job_id, fetch=f"`{command}` fetches its results", timeout=arguments.stop_after)
+    output, fetch = Path(str(absolute(arguments.output_dir))), f"`{_fetch_command(job_id, arguments)}`"
+    status = follow(session, job_id, fetch=f"{fetch} fetches its results", timeout=arguments.stop_after)
     logger.info("FLARE's status: %s", status)
     raise_for_status(fetch_results(session, job_id, output))
     logger.info("results: %s", output / "results.json")
+
+
+def _fetch_command(job_id: str, arguments: argparse.Namespace) -> str:
+    kit, output = str(absolute(arguments.kit)), str(absolute(arguments.output_dir))
+    return shlex.join(["samfed", "flare", "fetch", job_id, "--kit", kit, "--output-dir", output])
 
 
 def _run_name(arguments: argparse.Namespace, plan: Plan) -> str:

@@ -24,6 +24,7 @@ from samfed_monai.core.process_setup import ENDS_WITH_PARENT
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import require, schema_problems
 from samfed_monai.federation.signals import Terminated, Termination
+from samfed_monai.federation.workflow import evaluation_changes
 
 SCHEMA: Mapping[str, Any] = read_json(Path(__file__).with_name("rows.schema.json"))
 """JSON schema of a file of rows, without its notes."""
@@ -178,16 +179,16 @@ def log_reason(folder: Path, code: int) -> str:
 def configs_of(bundle: Path, variant: str, overrides: Mapping[str, Any]) -> list[Path]:
     """Configuration files that a federation of this variant reads; missing files are left out.
 
-    They are ``train.json``, the variant's files, ``federate.json``, and ``teacher.json`` unless the variant has no
-    teacher. It does not read other variants, ``evaluate.json`` or ``inference.json``, and ``metadata.json`` does not
-    affect results.
+    They are ``train.json``, the variant's files, ``federate.json``, ``teacher.json`` unless the variant has no teacher,
+    and ``evaluate.json`` if it changes ids of ``train.json``. It does not read other variants or ``inference.json``,
+    and ``metadata.json`` does not affect results.
     """
     config = BundleConfig(workflow_files(bundle, "federate"), overrides)
     with suppress(Refused):  # reported when the bundle is checked
         config = BundleConfig.of_workflow(bundle, "federate", {**overrides, "variant": variant})
     guided = config.content.get("teacher_adapt", "off") != "off"
-    files = [*config.files, *(workflow_files(bundle, "teacher") if guided else ())]
-    return [path for path in files if path.is_file()]
+    files = [path for path in [*config.files, *(workflow_files(bundle, "teacher") if guided else ())] if path.is_file()]
+    return [*files, bundle / "configs" / "evaluate.json"] if evaluation_changes(bundle) else files
 
 
 @dataclass(frozen=True)

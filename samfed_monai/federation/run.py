@@ -44,7 +44,7 @@ from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.start import Start, StartingPoint, warm_start
 from samfed_monai.federation.teacher import MASKS_FROM, StudentTeacher, TeacherStage, pack_model
-from samfed_monai.federation.workflow import WorkflowConfig
+from samfed_monai.federation.workflow import WorkflowConfig, evaluation_changes
 from samfed_monai.metrics import cost_of
 from samfed_monai.metrics.quality import MIN_IMAGES, Calibration, Quality
 from samfed_monai.metrics.quality_file import digests_of, write_quality
@@ -324,6 +324,7 @@ class Run:
             **({"warm_start_held_out": plan.warm_start_held_out} if plan.warm_start_held_out else {}),
             "keep_optimizer": plan.keep_optimizer,
             "client": self.participants.config.content(),
+            **({"evaluate": changes} if (changes := evaluation_changes(self.paths.bundle_root)) else {}),
             **self.participants.content(),
             "teacher": self.teacher.content() if adapt != "off" else None,
             **({"start_teacher": dict(start_teacher)} if start_teacher else {}),

@@ -152,6 +152,16 @@ def client_config(bundle_root: str | Path, variant: str, overrides: Mapping[str,
     return WorkflowConfig(root, ("configs/train.json", *variants), dict(overrides))
 
 
+def evaluation_changes(bundle_root: str | Path) -> dict[str, Any]:
+    """Ids of ``train.json`` to other values in ``evaluate.json`` of a bundle, with which a run's sites score.
+
+    The encoder's weights are left out: those from the server replace them.
+    """
+    train, own = (read_json(Path(bundle_root) / "configs" / f"{name}.json") for name in ("train", "evaluate"))
+    ids = [name for name in own if name not in ("run", "encoder_weights") and split_id(name)[0] in train]
+    return {name: own[name] for name in ids if own[name] != lookup(train, split_id(name))}
+
+
 def bundle_content(bundle_root: str | Path, variant: str) -> dict[str, Any]:
     """JSON of every file of a bundle that a run of ``variant`` reads at a site, by file name, without paths and notes.
 

@@ -159,7 +159,7 @@ class SiteExecutor(Executor):
             except Refused as error:
                 logger.error("%s", error)  # no paths leave the site: only keys of its file and hints
                 texts = [(one.where.split("/")[-1], one.hint or f"expected {one.expected}") for one in error.problems]
-                return pack(b"", failure="; ".join(map(": ".join, texts[:5])))
+                return pack(b"", failure="; ".join(map(": ".join, texts)))
         with ThreadPoolExecutor(max_workers=1) as pool:
             pending = pool.submit(self._trainer.answer, meta, payload)
             while not wait([pending], timeout=0.5).done:

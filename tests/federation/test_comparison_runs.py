@@ -60,7 +60,7 @@ def change(bundle, name, **keys):
     [
         *((name, "more", True) for name in ("federate", "train", "teacher", "variants/mine")),
         *((name, "more", False) for name in ("evaluate", "metadata", "variants/other")),
-        ("variants/mine", "_note", False),
+        *(("variants/mine", "_note", False), ("evaluate", "batch_size", True)),  # sites score with it
     ],
 )
 def test_only_changes_of_files_in_use_invalidate_run(bundle, name, key, read):

@@ -129,13 +129,14 @@ def test_missing_final_scores_are_caveat_until_resumed(small_federation, tmp_pat
     assert validate_results(results) == []
 
 
-def test_changed_configuration_in_same_folder_is_refused(small_federation, finished):
+def test_changed_configuration_in_same_folder_is_refused(small_federation, finished, monkeypatch):
+    monkeypatch.setattr("samfed_monai.federation.run.evaluation_changes", lambda _: {"label_resize": "nearest"})
     logged = (finished / "run.log").read_text()
     changed = {"train": {**CLIENT, "learning_rate": 0.1}, "update_guard": {"limit": 0.5}}
     with pytest.raises(Refused) as caught:
         job(small_federation, finished, rounds=1, warm_start_steps=0, **changed).run()
     where = [problem.where.partition(" -> ")[2] for problem in caught.value.problems]
-    assert where == ["config#learning_rate", "config#update_guard#limit"]
+    assert where == ["config#learning_rate", "config#evaluate#label_resize", "config#update_guard#limit"]
     assert (finished / "run.log").read_text() == logged, "it is the other run's"
 
 

@@ -53,11 +53,13 @@ def test_flare_client_does_not_import_torch():
 
 def test_invalid_site_file_is_reported_without_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_SITE", str(toy_site_files(tmp_path, ("site-1",), tmp_path)))
-    write_json(tmp_path / "site-1.json", read_json(tmp_path / "site-1.json") | {"data_root": "nowhere"})
+    wrong = {"data_root": "nowhere", **dict.fromkeys("abcde", 1)}
+    write_json(tmp_path / "site-1.json", read_json(tmp_path / "site-1.json") | wrong)
     workspace = SimpleNamespace(get_app_dir=lambda _: tmp_path)
     context = SimpleNamespace(get_workspace=lambda: workspace, get_job_id=str, get_identity_name=lambda: "site-1")
     _, meta = unpack(SiteExecutor().execute("train", pack(b""), context, None))
-    assert meta["failure"] == "site-1.json -> data_root: expected an existing path"
+    *unknown, last = meta["failure"].split("; ")
+    assert (len(unknown), last) == (5, "site-1.json -> data_root: expected an existing path")
 
 
 @pytest.fixture
