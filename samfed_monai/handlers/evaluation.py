@@ -64,7 +64,7 @@ class ScoreHandler:
     has ``volumes``, see :func:`samfed_monai.metrics.scores.summarise_volumes`; masks are kept until the epoch's end.
 
     Nothing is resized: prediction and label must have the same size. Repeated images are scored once if
-    :class:`~samfed_monai.handlers.images_seen.ImagesSeen` is attached, as at a site.
+    :class:`~samfed_monai.handlers.images_seen.ImagesSeen` is attached, as at a site; a volume keeps all of its slices.
 
     Args:
         output_dir: folder for ``scores.csv`` and ``masks/<id>.png`` (0 and 255, or the classes' values), both readable
@@ -119,14 +119,14 @@ class ScoreHandler:
             if item.get("label") is None:
                 hint = "evaluate a split with labels, or use inference.json"
                 raise refused("ScoreHandler", "an image without a label", "a label", hint)
-            if index < len(repeats) and repeats[index]:
-                continue
             name, logits = str(item.get("id", f"image-{len(self._rows):05d}")), item["pred"]
-            prediction, predicted = self._to_mask(logits, 0.0), probabilities(logits.detach().float()[None])[0]
-            extra = {"estimate": estimate(predicted.cpu().numpy())}
-            self._rows.append({"id": name, **self._row(prediction, item["label"], extra)})
-            if item.get("volume"):
+            prediction, repeated = self._to_mask(logits, 0.0), index < len(repeats) and repeats[index]
+            if item.get("volume") and (not repeated or item["volume"] in self._volumes):  # no copy of another volume
                 self._keep_slice(item, prediction)
+            if repeated:
+                continue
+            extra = {"estimate": estimate(probabilities(logits.detach().float()[None])[0].cpu().numpy())}
+            self._rows.append({"id": name, **self._row(prediction, item["label"], extra)})
             if self.output_dir is not None:
                 self._files.append(self._save(name, prediction, self.output_dir / "masks"))
 
@@ -314,9 +314,8 @@ class SiteEvaluation:
             network.load_state_dict(trained_weights(network, self.model), strict=False)
         (self.folder / "metrics.json").unlink(missing_ok=True)  # it would not belong to the new tables
         sites = {name: self._evaluate_site(name, items) for name, items in records.items()}
-        average = pool(sites.values(), skip_empty=self.scores.skip_empty)
-        result = {"model": Path(self.model).name, "split": self.split, "sites": sites, "average": average}
-        result["convention"] = self.scores.convention
+        scored = {"sites": sites, "average": pool(sites.values(), skip_empty=self.scores.skip_empty)}
+        result = {"model": Path(self.model).name, "split": self.split, **scored, "convention": self.scores.convention}
         write_json(self.folder / "metrics.json", result)
         logger.info("%s", tables_of(result).rstrip())
         return result

@@ -116,10 +116,8 @@ def test_mask_loss_pools_dice_over_batch_and_padding_is_background():
     logits = torch.cat([logits_of(held * 0.98 + 0.01), unsure])
     given = mask_loss(logits, both)
     entropy = torch.nn.functional.cross_entropy(logits, both)
-    p = logits.softmax(1)[:, 1:]
-    dice = [
-        (2 * (p[:, k] * both[:, k + 1]).sum() + 1) / ((p[:, k] ** 2).sum() + both[:, k + 1].sum() + 1) for k in (0, 1)
-    ]
+    p, true = logits.softmax(1)[:, 1:], both[:, 1:]
+    dice = [(2 * (p[:, k] * true[:, k]).sum() + 1) / ((p[:, k] ** 2).sum() + true[:, k].sum() + 1) for k in (0, 1)]
     assert float(given) == pytest.approx(float(0.2 * entropy + 0.8 * (1 - sum(dice) / 2)), abs=1e-6)
     padded = both.clone()
     padded[:, 0] = 0  # of no class
@@ -273,22 +271,33 @@ def record(volume: str, number: int, spacing: list[float]) -> dict[str, Any]:
     return {"id": f"{volume}-{number}", "volume": volume, "slice": number, "spacing": spacing, "native_size": (8, 4)}
 
 
+def scored(records: Any, items: Any, *repeats: bool) -> dict[str, Any]:
+    scores, engine = handler(), SimpleNamespace(state=SimpleNamespace(metrics={}, repeats=repeats))
+    engine.state.batch, engine.state.output = records, items
+    scores(engine)
+    scores.finish(engine)
+    return engine.state.score_summary
+
+
 @pytest.mark.parametrize("collated", [False, True])
 def test_volume_slices_are_scored_together_in_millimetres(collated):
     """Two slices of 8 x 4 pixels, scored at 4 x 4: a row is then 2 x 1 mm, a column 1.5 mm, a slice 5 mm."""
     label, lower = (planes(np.repeat([[row] for row in rows], 4, axis=1)) for rows in ([1, 1, 0, 0], [0, 1, 1, 0]))
     records = [record("v", 1, [1.0, 1.5, 5.0]), record("v", 2, [1.0, 1.5, 5.0]), record("", 0, [0.0, 0.0, 0.0])]
     items = [{"pred": 9 * each, "label": label} for each in (label, lower, label)]
-    scores, engine = handler(), SimpleNamespace(state=SimpleNamespace(metrics={}))
-    scores.start()
-    engine.state.batch = default_collate(records) if collated else records
-    engine.state.output = default_collate(items) if collated else items
-    scores(engine)
-    scores.finish(engine)
-    found = engine.state.score_summary["volumes"]
+    found = scored(*((default_collate(each) if collated else each) for each in (records, items)))["volumes"]
     # 16 pixels each, 12 of them common; the second slice is one row lower
     assert found["classes"]["kidney"] == {"dice": 0.75, "hd95_mm": 2.0, "n": 1, "measured": 1}
     assert found["classes"]["spleen"] == ABSENT
+
+
+def test_repeated_slices_stay_in_their_volume_and_copies_of_volumes_do_not_count():
+    """Volume v has the same image as slices 1 and 2, found and missed; w is a copy of it."""
+    label, records = planes([[1, 1, 0]]), [record(name, number, [1.0] * 3) for name in "vw" for number in (1, 2)]
+    items = [{"pred": pred, "label": label} for pred in (label, planes([[0, 0, 0]])) * 2]
+    found = scored(records, items, False, True, True, True)
+    assert (found["n"], found["volumes"]["classes"]["spleen"]) == (1, ABSENT)
+    assert found["volumes"]["classes"]["kidney"] == {"dice": 2 / 3, "hd95_mm": 1.0, "n": 1, "measured": 1}
 
 
 def test_mask_has_class_of_highest_probability(tmp_path):
@@ -331,13 +340,12 @@ def test_outlines_and_overlays_have_one_colour_per_class():
 
 
 def test_model_records_classes_and_other_count_is_refused(tmp_path):
-    head = run_settings({"client": {"network_name": "basic_unet", "image_size": 64, "classes": ORGANS}})
-    save_tensors(tmp_path / "m.safetensors", {"x": torch.zeros(1)}, head)
+    for name, classes in (("m", ORGANS), ("o", ["lesion"])):
+        head = run_settings({"client": {"network_name": "basic_unet", "image_size": 64, "classes": classes}})
+        save_tensors(tmp_path / f"{name}.safetensors", {"x": torch.zeros(1)}, head)
     assert settings_of(tmp_path / "m.safetensors")["classes"] == ORGANS
     (problem,) = setting_differences(tmp_path / "m.safetensors", {"classes": ["foreground"]})
     assert str(problem).endswith("found ['foreground']; give --classes \"['kidney', 'spleen']\"")
-    one = run_settings({"client": {"network_name": "basic_unet", "image_size": 64, "classes": ["lesion"]}})
-    save_tensors(tmp_path / "o.safetensors", {"x": torch.zeros(1)}, one)
     assert "classes" not in settings_of(tmp_path / "o.safetensors")
     assert setting_differences(tmp_path / "o.safetensors", {"classes": ["foreground"]}) == []
     (problem,) = setting_differences(tmp_path / "o.safetensors", {"classes": ORGANS})
