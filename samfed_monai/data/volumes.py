@@ -130,7 +130,7 @@ def read_mask_slices(
         raise refused(path, "complex numbers" if np.iscomplexobj(data) else "colours", expected)
     data = data.reshape(shapes[0])
     values = np.unique(data)
-    fractional = values[~(np.abs(values - np.rint(values)) <= ROUNDING)]  # includes infinity and NaN
+    fractional = values[~(np.isclose(values, np.rint(values), rtol=0, atol=ROUNDING) & np.isfinite(values))]
     if fractional.size:
         found, hint = f"values such as {float(fractional[-1]):.9g}", "threshold it, or save it as integers"
         raise refused(path, found, expected, hint)
@@ -407,7 +407,7 @@ def cut_nifti(
             try:
                 cut, voxel, blank, values = _cut_volume(volume, labels, classes, reorient)
             except Refused as refusal:
-                unreadable = any(_is_unreadable(file) for file in (volume.path, volume.mask) if file)
+                unreadable = _is_unreadable(volume)
                 skipped += [volume.path] if unreadable and skip_unreadable else []
                 problems.extend(left_out(refusal.problems, unreadable, skip_unreadable=skip_unreadable))
                 continue
@@ -433,9 +433,8 @@ def cut_nifti(
         record = slices / VOLUMES
         files.setdefault(record, record.read_bytes() if record.exists() else None)
         write_json(record, notes)
-    if skipped:
-        subject = counted(len(skipped), "unreadable volume was", "unreadable volumes were")
-        sentences.append(f"{subject} left out, such as {relative(skipped[0], root)}")
+    subject = counted(len(skipped), "unreadable volume was", "unreadable volumes were")
+    sentences += [f"{subject} left out, such as {relative(path, root)}" for path in skipped[:1]]
     sentences += [f"{counted(blank_slices, 'slice')} of a single grey value left out"] if blank_slices else []
     read = [volume.path for volume in volumes if volume.path not in skipped]
     return sentences if reorient else [*sentences, *different_orientations(read)]
@@ -463,9 +462,11 @@ def _cut_volume(
     return files, read.voxel, len(has_content) - len(kept), values
 
 
-def _is_unreadable(volume: Path) -> bool:
+def _is_unreadable(volume: _Volume) -> bool:
+    """Whether a volume cannot be read, or its mask cannot be decoded; one with wrong values or another size can."""
     with suppress(Refused):
-        read_slices(volume)
+        read_slices(volume.path)
+        _voxels(mask := volume.mask or volume.path, _load(mask))
         return False
     return True
 

@@ -191,9 +191,8 @@ def test_site_with_other_data_root_is_checked_there(compare, tmp_path, monkeypat
         "samfed_monai.federation.preparation.check_data",
         lambda datalist, data_root, *, cache_dir: checked.append((list(datalist.sites), data_root)),
     )
-    DataList("list", [], {name: Site([Item(f"{name}.png", name[-1] * 64)]) for name in ("s1", "s2")}).save(
-        tmp_path / "l.json"
-    )
+    sites = {name: Site([Item(f"{name}.png", name[-1] * 64)]) for name in ("s1", "s2")}
+    DataList("list", [], sites).save(tmp_path / "l.json")
     own = tmp_path / "own"
     own.mkdir()
     there = {"variant": "samfed", "overrides": {"sites#s1#data_root": str(own)}}

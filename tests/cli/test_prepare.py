@@ -73,14 +73,13 @@ def test_list_command_reports_missing_images(tmp_path, capsys):
     save(tmp_path / "Su\u0308d" / "images" / "3.png", picture(3))
     with pytest.raises(Refused, match=r"found none of the images of mine\.json"):  # and the folder is there
         run("list", *words, "--folder", "Clinic=S\u00fcd")
-    with pytest.raises(Refused, match="--folder: expected clients among"):
-        run("list", *words, "--folder", "Clinic")
-    with pytest.raises(Refused, match="--folder: expected a value after the name and '=', found 'Clinic='"):
-        run("list", *words, "--folder", "Clinic=")
-    with pytest.raises(
-        Refused, match=r"--folder Clinic: expected a folder in .*, found no folder 'imags'; did you mean 'im"
+    for folder, message in (
+        ("Clinic", "--folder: expected clients among"),
+        ("Clinic=", "--folder: expected a value after the name and '=', found 'Clinic='"),
+        ("Clinic=imags", "--folder Clinic: expected a folder in .*, found no folder 'imags'; did you mean 'im"),
     ):
-        run("list", *words, "--folder", "Clinic=imags")
+        with pytest.raises(Refused, match=message):
+            run("list", *words, "--folder", folder)
 
 
 def test_unseen_sites_are_test_only_and_others_divided(tmp_path, capsys):
@@ -152,11 +151,7 @@ def test_coco_list_skips_unreadable_images(tmp_path, capsys):
     words += ("--category", "polyp", "--test", 0.25, "--validation", 0)
     with pytest.raises(Refused, match=r"a_000\.png: .*; or skip the file with --skip-unreadable"):
         run(*words)
-    for source, option in (
-        ("coco", ("--classes", "a,b")),
-        ("polyp", ("--classes", "a,b")),
-        ("nifti", ("--mask-thr", 9)),
-    ):
+    for source, *option in (("coco", "--classes", "a,b"), ("polyp", "--classes", "a,b"), ("nifti", "--mask-thr", 9)):
         with pytest.raises(SystemExit):  # nothing would read it
             run(source, *words[1:6], *option, *(("--slices", tmp_path) if source == "nifti" else ()))
     run(*words, "--skip-unreadable")
@@ -216,6 +211,9 @@ def test_unreadable_volumes_are_skipped_on_request(tmp_path, capsys):
     assert "0 validation, 4 test" in printed
     assert "please check: a/images: not read: 1 text (notes.txt)" in printed
     assert "please check: 2 unreadable volumes were left out, such as a/images/v0.nii" in printed
+    volume(tmp_path / "in/a/masks/v2.nii", np.full((8, 8, 2), np.nan, np.float32))  # which can be read, and is no mask
+    with pytest.raises(Refused, match=r"1 problem\n.*v2\.nii: expected whole numbers.*save it as integers$"):
+        run(*words, "--test-only", "--skip-unreadable")
 
 
 def test_unreadable_images_and_masks_are_skipped_on_request(tmp_path, capsys, caplog):

@@ -130,9 +130,7 @@ def test_equal_image_names_in_patient_folders_are_kept_apart(tmp_path):
     (tmp_path / "g.csv").write_text(rows)
     chosen = options(tmp_path / "c", public="public", validation=0.3, by_folder=True, groups=tmp_path / "g.csv")
     groups = [item.group for _, _, item in prepare_folders(root, chosen).datalist.items()]
-    assert [groups.count(each) for each in ("x", "a/images/p3", None)] == [8, 4, 3], (
-        "a named image decides for its folder"
-    )
+    assert [groups.count(each) for each in ("x", "a/images/p3", None)] == [8, 4, 3], "an image decides for its folder"
     (tmp_path / "g.csv").write_text(f"{rows}images/p2/images/0.png,y\n")
     with pytest.raises(Refused, match="one group for all of them, found 'x' and 'y' for images of a/images/p2;"):
         prepare_folders(root, options(tmp_path / "d", public="public", by_folder=True, groups=tmp_path / "g.csv"))

@@ -173,9 +173,8 @@ def test_public_hash_of_list_equals_records_until_mask_changes(tmp_path):
     save(tmp_path / "masks" / "p0.png", disc(radius=9))
     assert public_hash(records) != public_hash(datalist)
     save(tmp_path / "images" / "p1.png", picture(9))
-    with pytest.raises(
-        Refused, match=r"(?s)2 problems.*masks/p0\.png: .*, found SHA-256 .*images/p1\.png: .*; restore"
-    ):
+    message = r"(?s)2 problems.*masks/p0\.png: .*, found SHA-256 .*images/p1\.png: .*; restore"
+    with pytest.raises(Refused, match=message):
         load_records(datalist, tmp_path, split="public", verify=True)
 
 

@@ -218,9 +218,8 @@ def test_command_writes_volumes_and_prints_next_step(tmp_path, monkeypatch, caps
 
 
 def test_volume_arguments_out_of_range_are_refused_together(tmp_path):
-    message = (
-        r"(?s)volumes: expected a whole number in \[1, 512\], found 0.*depth: expected a whole number in \[4, 512\].*"
-    )
+    message = r"(?s)volumes: expected a whole number in \[1, 512\], found 0.*"
+    message += r"depth: expected a whole number in \[4, 512\].*"
     message += r"synthetic -> size: expected \(H, W\), each at least 32 and at most 512, found \(16, 64"
     with pytest.raises(Refused, match=message):
         render_volumes(tmp_path, volumes=0, size=(16, 64), depth=2)
