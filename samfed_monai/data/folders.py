@@ -115,19 +115,20 @@ def sites_in(root: Path) -> dict[str, Path]:
 
 
 def class_value_problems(root: Path, values: Mapping[str, int]) -> list[Problem]:
-    """Returns problems of classes with another value in nnU-Net's ``dataset.json`` of the root or of a site.
+    """Returns problems of classes with another value or name in nnU-Net's ``dataset.json`` of the root or of a site.
 
     Args:
         root: folder of sites, or one site's own.
         values: value in masks by class name.
     """
-    problems, hint = Problems(), "give --classes in the order of these values, or --label for each, alike at all sites"
+    problems, hint = Problems(), "give --classes in this order, or --label for each, at all sites; or correct the file"
     known = {name.casefold(): value for name, value in values.items()}
+    class_of = {str(value): name for name, value in values.items()}
     for path in dict.fromkeys(folder / "dataset.json" for folder in (root, *sites_in(root).values())):
         with suppress(Refused, AttributeError, LookupError, TypeError, ValueError):  # no such file, or another format
             for key, value in read_json(path)["labels"].items():
                 name, number = (value, int(key)) if isinstance(value, str) else (key, value)  # as nnU-Net 1 has it
-                if (wanted := known.get(normal(name).casefold(), number)) != number:
+                if (wanted := known.get(normal(name).casefold(), class_of.get(str(number), number))) != number:
                     expected = f"{wanted}, as given for the classes {', '.join(values)}"
                     problems.add(f"{path} -> labels#{key}", found=f"{number} for {name}", expected=expected, hint=hint)
     return list(problems)

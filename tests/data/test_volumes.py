@@ -24,7 +24,7 @@ from samfed_monai.data.volumes import cut_nifti, nifti_of, read_mask_slices, rea
 from tests.data.making import picture, save
 
 AFFINE = np.array([[0.5, 0, 0, 1], [0, 0.25, 0, 2], [0, 0, 3, 4], [0, 0, 0, 1.0]])
-EMPTY = np.zeros((4, 3, 2), np.uint8)
+EMPTY, MOVED = np.zeros((4, 3, 2), np.uint8), np.eye(4, k=3)
 
 
 def saved(path: Path, data: np.ndarray, affine: np.ndarray | None = AFFINE) -> Path:
@@ -189,8 +189,6 @@ def test_scaled_mask_values_are_rounded_to_whole_numbers(tmp_path, slope, inter)
     volume = saved(tmp_path / "a.nii", EMPTY)
     wanted = np.arange(24).reshape(4, 3, 2) % 3
     image = nibabel.Nifti1Image(np.rint((wanted - inter) / slope).astype(np.int32), AFFINE)
-    image.header.set_slope_inter(slope, inter)
-    image.header["scl_slope"], image.header["scl_inter"] = slope, inter
     content = bytearray(image.to_bytes())
     content[112:120] = np.array([slope, inter], "<f4").tobytes()
     (tmp_path / "m.nii").write_bytes(content)
@@ -257,12 +255,8 @@ def test_scribbles_are_refused_as_masks(tmp_path):
         (np.full((4, 3, 2), np.nan, np.float32), AFFINE, "found values such as nan"),
         (np.full((4, 3, 2), 1.002, np.float32), AFFINE, "values such as 1.00199997; threshold it, or save it as"),
         # a tenth of a voxel is accepted, whose smallest side is 0.25 mm
-        (EMPTY + 1, AFFINE + 0.024 * np.eye(4, k=3), None),
-        (
-            EMPTY + 1,
-            AFFINE + 0.026 * np.eye(4, k=3),
-            "m.nii: expected the affine of a.nii, found corners up to 0.026 mm",
-        ),
+        (EMPTY + 1, AFFINE + 0.024 * MOVED, None),
+        (EMPTY + 1, AFFINE + 0.026 * MOVED, "m.nii: expected the affine of a.nii, found corners up to 0.026 mm"),
     ],
 )
 def test_mask_with_different_grid_or_invalid_values_is_refused(tmp_path, mask, affine, message):
@@ -338,13 +332,17 @@ def test_label_missing_in_all_masks_is_refused_except_for_classes(tmp_path):
         with pytest.raises(Refused, match=f"1 problem\n  - --label: expected {rest}"):
             cut_nifti(tmp_path / "in", tmp_path / "out", labels=labels)
     assert not (tmp_path / "out").exists()
-    named, found = tmp_path / "in/a/dataset.json", r"a/dataset.json -> labels#{}: expected 7, as .*, found 2 for spleen"
-    for text, place in (('{"Liver": 1, "spleen": 2}', "spleen"), ('{"0": "background", "2": "spleen"}', "2")):
+    named, other = tmp_path / "in/a/dataset.json", {"labels": [1, 7], "classes": ["liver", "spleen"]}
+    for text, message in (
+        ('{"Liver": 1, "spleen": 2}', "spleen: expected 7, as .*, found 2 for spleen; give --classes in"),
+        ('{"0": "background", "2": "spleen"}', "2: expected 7, as .*, found 2 for spleen; give --classes in"),
+        ('{"stomach": 1, "all": [1, 7]}', "stomach: expected liver, as .*, found 1 for stomach; .* correct the file"),
+    ):
         named.write_text(f'{{"labels": {text}}}')
-        with pytest.raises(Refused, match=f"1 problem\n  - .*{found.format(place)}; give --classes in"):
-            cut_nifti(tmp_path / "in", tmp_path / "out", labels=[1, 7], classes=["liver", "spleen"])
+        with pytest.raises(Refused, match=f"1 problem\n  - .*a/dataset.json -> labels#{message}"):
+            cut_nifti(tmp_path / "in", tmp_path / "out", **other)
     named.write_text('["another program\'s"]')
-    cut_nifti(tmp_path / "in", tmp_path / "out", labels=[1, 7], classes=["liver", "spleen"])
+    cut_nifti(tmp_path / "in", tmp_path / "out", **other)
 
 
 def test_foreground_value_must_be_equal_in_all_masks(tmp_path):
