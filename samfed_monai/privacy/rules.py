@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems, refused
+from samfed_monai.core.io import read_json
 from samfed_monai.core.validators import installed, require, schema_problems
 from samfed_monai.data.datalist import LEAST_IMAGES
 from samfed_monai.privacy.accounting import DELTA, accountant, epsilon
@@ -139,7 +141,7 @@ class Privacy:
         Raises:
             Refused: unknown names, values out of range, settings that exclude each other; all together.
         """
-        problems = schema_problems({"privacy": content}, {"properties": {"privacy": SCHEMA}}, "federate.json")
+        problems = schema_problems({"privacy": content}, SCHEMA, "federate.json")
         require(problems, _conflicts(content))
         given = content or {}
         parts = {name: kind(**given[name]) for name, kind in _PARTS.items() if given.get(name) is not None}
@@ -183,30 +185,8 @@ class PrivacyFloor:
         return replace(privacy, least_images=least, differential_privacy=noise, statistics=statistics)
 
 
-def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": ["object", "null"], "properties": properties, "additionalProperties": False}
-
-
-_NOT_NEGATIVE = {"type": "number", "minimum": 0}
-_POSITIVE = {"type": "number", "exclusiveMinimum": 0}
-_FRACTION = {**_POSITIVE, "exclusiveMaximum": 1}
-_AT_LEAST_ONE = {"type": "integer", "minimum": 1}
-_ANY_POSITIVE, _ANY_FRACTION = ({**schema, "type": ["number", "null"]} for schema in (_POSITIVE, _FRACTION))
-_NOISE = {"clip": _POSITIVE, "noise_multiplier": _POSITIVE, "delta": _FRACTION, "epsilon": _ANY_POSITIVE}
-_RULE = _object(clip=_ANY_POSITIVE, noise_multiplier=_NOT_NEGATIVE, least_images=_AT_LEAST_ONE)
-SCHEMA = _object(
-    least_images=_AT_LEAST_ONE,
-    differential_privacy=_object(**_NOISE),
-    central_differential_privacy=_object(
-        **_NOISE, quantile=_ANY_FRACTION, clip_rate=_POSITIVE, count_noise=_ANY_POSITIVE
-    ),
-    secure_aggregation=_object(
-        threshold={"type": ["integer", "null"], "minimum": 2},
-        fraction_bits={"type": "integer", "minimum": 8, "maximum": 40},
-    ),
-    statistics=_object(**{kind.value: _RULE for kind in StatisticKind}),
-)
-"""JSON Schema of ``federate.json -> privacy``; ``null`` forbids a kind of statistics."""
+SCHEMA = read_json(Path(__file__).with_name("rules.schema.json"))
+"""JSON Schema of ``privacy`` in ``federate.json``."""
 _PARTS: dict[str, Any] = {
     "differential_privacy": DifferentialPrivacy,
     "central_differential_privacy": CentralPrivacy,

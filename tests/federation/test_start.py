@@ -88,7 +88,6 @@ def test_start_from_mismatched_network_or_classes_is_refused(small_federation, f
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("nothing", "'nothing', which does not exist"),
         ("folder", "folder', a folder of another kind"),
         ("net.onnx", "net.onnx, an ONNX file"),
         ("net.pt2", "net.pt2, an exported program"),

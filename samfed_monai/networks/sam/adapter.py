@@ -119,35 +119,24 @@ def read_header(path: str | Path) -> Adapter:
         raise refused(str(path), found=str(error), expected=f"format {_FORMAT!r}", hint=_HINT) from None
 
 
-def load_adapter(
-    path: str | Path,
-    sam: PromptFreeSam,
-    *,
-    base: str,
-    base_sha256: str,
-    size: int,
-    public_hash: str | None = None,
-) -> Adapter:
+def load_adapter(path: str | Path, sam: PromptFreeSam, *, base: str, base_sha256: str, size: int) -> Adapter:
     """Loads an adapter into ``sam``, in place, after checking that it was made for it.
 
     Args:
         path: the adapter file.
         sam: a newly built SAM.
         base, base_sha256, size: those of ``sam``; the adapter's must be the same.
-        public_hash: expected hash of the public set; ``None`` accepts any.
 
     Raises:
         Refused: all mismatches together; tensors that are missing, of another shape, not finite, or changed since they
             were written (a flipped bit).
     """
     header = read_header(path)
-    expected = {"base": base, "base_sha256": base_sha256, "size": size, "public_hash": public_hash}
+    expected = {"base": base, "base_sha256": base_sha256, "size": size}
     require(
-        [
-            Problem(f"{path} -> {key}", repr(found), repr(value), _hint(header, key))
-            for key, value in expected.items()
-            if value is not None and value != (found := getattr(header, key))
-        ]
+        Problem(f"{path} -> {key}", repr(found), repr(value), _hint(header, key))
+        for key, value in expected.items()
+        if value != (found := getattr(header, key))
     )
     if header.outputs > 1:
         sam.add_class_masks(header.outputs)
@@ -173,9 +162,7 @@ def load_adapted(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
 
 def _hint(header: Adapter, key: str) -> str:
     """Returns the hint for an adapter with another ``key``."""
-    if key in ("base", "size"):
-        value = getattr(header, key)
-        return f"set {key} of teacher.json to {value} (in a federation --teacher#{key} {value}), or {_HINT}"
     if key == "base_sha256":
         return f"install the SAM weights that it was fitted on (`samfed weights`), or {_HINT}"
-    return _HINT
+    value = getattr(header, key)
+    return f"set {key} of teacher.json to {value} (in a federation --teacher#{key} {value}), or {_HINT}"

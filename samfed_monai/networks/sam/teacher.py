@@ -40,37 +40,31 @@ class Teacher(nn.Module):
     @classmethod
     def load(
         cls,
-        base: str = "vit_t",
-        checkpoint: str | Path | None = None,
+        base: str,
+        checkpoint: str | Path,
         adapter: str | Path | None = None,
         size: int = 512,
         views: int = 1,
         *,
         bf16: Switch = "auto",
-        public_hash: str | None = None,
         device: torch.device | str = "cpu",
     ) -> Teacher:
         """Builds a teacher from files.
 
         Args:
             base: name of the SAM (see ``build_sam``).
-            checkpoint: its weights file; ``None`` searches the weights folder.
+            checkpoint: its weights file.
             adapter: an adapter of ``TeacherFit``; ``None`` is unadapted SAM.
             size, views, bf16: see the class.
-            public_hash: hash of the public set that the adapter must have been fitted on; ``None`` accepts any.
             device: device to compute on; no part of the identity.
 
         Raises:
-            Refused: missing weights; an adapter of another SAM, size or public set.
+            Refused: an adapter of another SAM or size.
         """
-        if checkpoint is None:
-            from samfed_monai.networks import find_checkpoint
-
-            checkpoint = find_checkpoint(base)
         base_sha256 = sha256_file(checkpoint)
         sam = build_sam(base, checkpoint, size).requires_grad_(False)
         if adapter is not None:
-            load_adapter(adapter, sam, base=base, base_sha256=base_sha256, size=size, public_hash=public_hash)
+            load_adapter(adapter, sam, base=base, base_sha256=base_sha256, size=size)
             sam.requires_grad_(False)
         fold_batch_norms(sam.image_encoder)
         sha256 = identity(
