@@ -8,13 +8,14 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import refused
+from samfed_monai.core.text import as_argument
 
-EMPTY_PATH = "is a shell variable empty? Write . for the current folder"
+EMPTY = "is a shell variable empty? Write . for the current folder"
 OVERRIDES_HELP = "any other `--key value` sets the id `key` of {file}, for instance --seed 1 or --a#b#c true; "
 OVERRIDES_HELP += "an id that the run does not read is refused"
 
@@ -57,6 +58,7 @@ class CommandParser(argparse.ArgumentParser):
     ``config/options.json``."""
 
     option_files: tuple[str, ...] = ()
+    unread: frozenset[str] = frozenset()
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
@@ -65,6 +67,9 @@ class CommandParser(argparse.ArgumentParser):
         """Parses like ``argparse``, but accepts options with underscores (``--output_dir``) for those with hyphens.
 
         If the command takes overrides, unknown options and their values may be at any position.
+
+        Raises:
+            Refused: an empty argument, which would mean a default or the current folder.
         """
         known = {word for action in self._actions for word in action.option_strings}
 
@@ -75,21 +80,25 @@ class CommandParser(argparse.ArgumentParser):
 
         words = sys.argv[1:] if args is None else args
         words = [kebab(word) if word.startswith("--") else word for word in words]
-        options = [word.partition("=")[0] for word in words]
-        for action in self._actions:  # a list as default: it may be repeated
-            twice = sum(map(options.count, action.option_strings)) > 1 and action.nargs != 0
-            if twice and not isinstance(action.default, list):
-                self.error(f"{action.option_strings[-1]}: expected it once, found it again; leave one out")
-        if not self.get_default("takes_overrides"):
+        if self._subparsers is not None:
             return super().parse_known_args(words, namespace)
         own, pairs, takes = list[str](), list[str](), False  # takes: whether a pair's value may come next
+        overrides = self.get_default("takes_overrides")
         for word in words:
             option = word.startswith("--")
-            pair = word.partition("=")[0] not in known if option else takes
+            pair = overrides and (word.partition("=")[0] not in known if option else takes)
             takes = option and pair and "=" not in word
             (pairs if pair else own).append(word)
+        valued = {word: action for action in self._actions if action.nargs != 0 for word in action.option_strings}
+        options = [word.partition("=")[0] for word in own]
+        for before, word, option in zip(["", *own], own, options, strict=False):
+            if option in valued and options.count(option) > 1 and not isinstance(valued[option].default, list):
+                self.error(f"{option}: expected it once, found it again; leave one out")
+            if not word or (option in valued and word == f"{option}="):
+                place = option or (before if before in valued else "command line")
+                raise refused(place, found="an empty text", expected="a value", hint=EMPTY)
         found, rest = super().parse_known_args(own, namespace)
-        found.options = known
+        found.known_options = known
         if hasattr(found, "sources"):  # images after an option, which argparse does not assign
             found.sources, rest = [*found.sources, *rest], []
         return found, [*rest, *pairs]
@@ -97,7 +106,7 @@ class CommandParser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Returns the help of ``argparse`` followed by one or two lines for every option of the bundle's files."""
         text = super().format_help()
-        known = {word for action in self._actions for word in action.option_strings}
+        known = {word for action in self._actions for word in action.option_strings} | self.unread
         for file in self.option_files:
             text += f"\n{options_help(file, without=known)}"
             known |= {f"--{name}" for name in ("seed", "epochs", "site")}  # set by a federation for every site
@@ -136,18 +145,19 @@ _LONGEST = 30  # characters of a shown default
 _BELOW, _LINK = re.compile(r",? *\[below\]\([^)]*\)"), re.compile(r"\[([^]]*)\]\([^)]*\)")
 
 
-def take_overrides(parser: argparse.ArgumentParser, file: str, *option_files: str) -> None:
+def take_overrides(parser: argparse.ArgumentParser, file: str, *option_files: str, unread: Iterable[str] = ()) -> None:
     """Lets a command accept ``--key value`` pairs that its parser does not know.
 
     Args:
         parser: the command's parser.
         file: name of the file with these ids, for the help.
         option_files: files of a bundle whose options the help lists.
+        unread: options of these files that the command does not read.
     """
     parser.epilog = OVERRIDES_HELP.format(file=file)
     parser.set_defaults(takes_overrides=True)
     if isinstance(parser, CommandParser):
-        parser.option_files = option_files
+        parser.option_files, parser.unread = option_files, frozenset({"--bundle_root", *unread})
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -157,11 +167,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def absolute(path: str | Path | None) -> str | None:
-    """Returns a path of the command line as an absolute path.
-
-    Raises:
-        Refused: the path is empty, which would mean the current folder.
-    """
-    if path == "":
-        raise refused("command line", found="an empty path", expected="a file or folder", hint=EMPTY_PATH)
+    """Returns a path of the command line as an absolute path."""
     return None if path is None else str(Path(path).expanduser().resolve())
+
+
+def federate_command(bundle: str, datalist: str | Path, data_root: str | Path, classes: Sequence[str]) -> list[str]:
+    """Returns the words of a federation's command on a data list, to copy into a shell, without ``--output-dir``."""
+    words = ["samfed", "federate", bundle, "--datalist", as_argument(datalist), "--data-root", as_argument(data_root)]
+    return [*words, "--classes", json.dumps(classes)] if classes else words

@@ -59,7 +59,8 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> None:
     about = "for ONNX: quantise matrix products to 8-bit integers with ONNX Runtime"
     parser.add_argument("--int8", action="store_true", help=about)
     add_other_size(parser)
-    take_overrides(parser, "inference.json", "inference.json")
+    unread = ("model", "dataset_dir", "output_dir", "probabilities", "batch_size", "amp", "views")
+    take_overrides(parser, "inference.json", "inference.json", unread=[f"--{name}" for name in unread])
     parser.set_defaults(run=run, kept="no incomplete file is left")
 
 

@@ -59,7 +59,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> None:
     about = "write doubtful PNG masks into the subfolder doubtful of --output-dir"
     parser.add_argument("--only-sure", action="store_true", help=about)
     add_other_size(parser)
-    take_overrides(parser, "inference.json", "inference.json")
+    take_overrides(parser, "inference.json", "inference.json", unread=["--dataset_dir"])
     parser.set_defaults(run=run, kept="masks that were written are complete")
 
 
@@ -124,8 +124,6 @@ def images_of(words: Sequence[str]) -> str | list[str]:
     from samfed_monai.data.image_folder import is_system
 
     problems, paths, systems = Problems(), list[str](), list[str]()
-    with problems.collected():
-        absolute("" if "" in words else None)  # refuses an empty path
     for word in words:
         path = Path(word).expanduser()
         pattern = glob.has_magic(word) and not path.exists()

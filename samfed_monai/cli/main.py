@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return int(ExitCode.DONE)
     except Refused as error:
-        return reported(_with_options(error, getattr(arguments, "options", ())))
+        return reported(_with_options(error, getattr(arguments, "known_options", ())))
     except (SamFedError, KeyboardInterrupt) as error:
         return reported(error)
     except Terminated:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from samfed_monai.cli.arguments import federate_command
 from samfed_monai.core.text import as_argument, counted, normal
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ def run_weak(arguments: argparse.Namespace) -> None:
 
 
 def run_synthetic(arguments: argparse.Namespace) -> None:
+    from samfed_monai.core.io import require_writable
     from samfed_monai.data.synthetic import render_synthetic
 
+    require_writable(arguments.output)  # before any image is rendered
     _save(render_synthetic(arguments.root, **_kwargs(render_synthetic, vars(arguments))), arguments.root, arguments)
 
 
@@ -128,21 +131,25 @@ def _print_summary(prepared: Prepared, given: Mapping[str, Any]) -> None:
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
     root = given.get("slices") or given.get("data_root") or given["root"]
-    paths = shlex.join(["--datalist", as_argument(prepared.path), "--data-root", as_argument(root)])
+    command = federate_command("BUNDLE", prepared.path, root, datalist.classes)
     if given.get("test_only"):
-        lines += [f"next    samfed evaluate BUNDLE --model MODEL {paths} --output-dir SCORES"]
+        words = ["samfed", "evaluate", "BUNDLE", "--model", "MODEL", *command[3:7], "--output-dir", "SCORES"]
+        lines += [f"next    {shlex.join(words)}"]
     elif prepared.report:
-        classes = f" --classes {shlex.quote(json.dumps(datalist.classes))}" if datalist.classes else ""
-        lines += [f"next    look at the report, then samfed federate BUNDLE {paths}{classes} --output-dir RUN"]
+        lines += [f"next    look at the report, then {shlex.join([*command, '--output-dir', 'RUN'])}"]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
 def _names(text: str) -> list[str]:
-    return [name for name in map(normal, text.split(",")) if name]
+    if names := [name for name in map(normal, text.split(",")) if name]:
+        return names
+    raise argparse.ArgumentTypeError(f"expected names, separated by commas, found {text!r}")
 
 
 def number_or_folder(text: str) -> int | str:
-    return text if text == "folder" else int(text)
+    with suppress(ValueError):
+        return text if text == "folder" else int(text)
+    raise argparse.ArgumentTypeError(f"expected a number, or folder, found {text!r}")
 
 
 def _option(about: str, metavar: str | tuple[str, str] | None = None, **kwargs: Any) -> dict[str, Any]:
@@ -183,7 +190,7 @@ OPTIONS = {
     "--output": _option("the data list to write", "LIST.json", type=Path, required=True),
     "--output-dir": _option("folder for <site>.json and server.json", "DIR", type=Path, required=True),
     "--points": _option("points of each class", "N", type=int, default=5),
-    "--public": _option("site or folder of the public images, or their number or share, or none"),
+    "--public": _option("site or folder of the public images, or none; of a single pool also their number or share"),
     "--public:count": _option("number of public images, or volumes", "N", type=int),
     "--reorient": _switch("reorient volumes and masks to RAS+ first, so that slices run from feet to head"),
     "--scene": _option("kind of images to render", choices=("skin", "polyp"), default="skin"),

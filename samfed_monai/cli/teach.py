@@ -7,8 +7,9 @@ import logging
 import shlex
 import sys
 
-from samfed_monai.cli.arguments import add_bundle, add_data, add_device, take_overrides
+from samfed_monai.cli.arguments import add_bundle, add_data, add_device, federate_command, take_overrides
 from samfed_monai.config.overrides import overrides_of
+from samfed_monai.core.text import as_argument
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +34,19 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Checks the bundle with its arguments, then runs its ``teacher.json``."""
+    from samfed_monai.config.options import TEACHER, USE_OF_TEACHER
     from samfed_monai.config.workflow import run_workflow
+    from samfed_monai.data.datalist import DataList
 
     given = {name: getattr(arguments, name) for name in ("datalist", "data_root", "output", "checkpoint", "start_from")}
-    given = {name: value for name, value in given.items() if value is not None}
-    run_workflow(arguments.bundle, "teacher", given | overrides_of(arguments.extra))
-    # with =, since the name of a file may begin with a dash
-    words = [f"--datalist={arguments.datalist}", f"--data-root={arguments.data_root}", f"--adapter={arguments.output}"]
-    logger.info("next: %s", shlex.join(["samfed", "federate", arguments.bundle, *words, "--output-dir", "RUN"]))
+    given = {name: value for name, value in given.items() if value is not None} | overrides_of(arguments.extra)
+    run_workflow(arguments.bundle, "teacher", given)
+    classes = DataList.load(arguments.datalist).classes
+    words = federate_command(arguments.bundle, arguments.datalist, arguments.data_root, classes)
+    words += ["--adapter", as_argument(arguments.output)]
+    used = sorted(USE_OF_TEACHER & given.keys() - {"adapt"})
+    words += [word for name in used for word in (f"--{TEACHER}#{name}", as_argument(given[name]))]
+    logger.info("next: %s", shlex.join([*words, "--output-dir", "RUN"]))
 
 
 def add_weights_parser(subparsers: argparse._SubParsersAction) -> None:

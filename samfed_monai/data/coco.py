@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problems, Refused, refused, with_skip_hint
-from samfed_monai.core.io import Created, read_json, write_new
+from samfed_monai.core.io import Created, read_json, require_writable, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.text import counted, normal
 from samfed_monai.core.validators import installed, one_of, require, schema_problems
@@ -344,6 +344,8 @@ def draw_coco(
             pictures += read_coco(file)
     problems.refuse_if_any()
     pictures = select_categories(pictures, categories)
+    for site in (site for site, paths in files.items() if paths):
+        require_writable(site / "masks")  # before any mask is drawn
     of_categories = f" of {' or '.join(categories)}" if categories else ""
     for site, paths in files.items():
         if not paths:

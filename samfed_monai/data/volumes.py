@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused, error_text, refused
-from samfed_monai.core.io import Created, read_json, undo_on_error, write_json, write_new
+from samfed_monai.core.io import Created, read_json, require_writable, undo_on_error, write_json, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.text import counted
 from samfed_monai.core.validators import one_of
@@ -401,6 +401,8 @@ def cut_nifti(
     problems.extend(class_value_problems(root, dict(zip(classes, labels or range(1, len(classes) + 1), strict=False))))
     for site in without_spacing:
         problems.extend(one_of("--without-spacing", site, sorted({each.site.name for each in volumes}), "name a site"))
+    problems.refuse_if_any()  # before any volume is read
+    require_writable(slices)
     skipped, paths, notes, blank_slices, examples = list[Path](), set[Path](), dict[str, Any](), 0, dict[int, Path]()
     with undo_on_error(written) as files:
         for volume in progress_bar(volumes, desc="cutting", unit="volume"):

@@ -99,6 +99,9 @@ def test_synthetic_is_repeatable_and_never_overwrites(tmp_path):
     words = ("--sites", 2, "--images-per-site", 3, "--public", 2, "--size", 64, 96)
     run("synthetic", tmp_path / "data", *words, "--output", output)
     assert len(DataList.load(output).sites) == 2
+    with pytest.raises(OSError, match="No such file"):
+        run("synthetic", tmp_path / "others", *words, "--output", "/proc/list.json")
+    assert not (tmp_path / "others").exists(), "nothing is rendered"
     assert open_to_others(tmp_path / "data", output, *tmp_path.glob("list.report.*")) == []
     before = output.read_bytes()
     run("synthetic", tmp_path / "data", *words, "--output", output)
@@ -111,6 +114,13 @@ def test_synthetic_is_repeatable_and_never_overwrites(tmp_path):
     with pytest.raises(Refused, match="found another data list, 'synthetic-0'"):
         run("synthetic", tmp_path / "data", *words, "--output", output, "--labelled")
     assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize(("option", "word"), [("--unseen", ","), ("--classes", " , "), ("--sites", "many")])
+def test_option_without_usable_value_is_refused(option, word, capsys):
+    with pytest.raises(SystemExit):
+        run("isic" if option == "--sites" else "folders", "d", "--public", "a", "--output", "list.json", option, word)
+    assert f"argument {option}: expected " in capsys.readouterr().err
 
 
 def test_split_writes_lists_of_sites_and_server(tmp_path, capsys):

@@ -294,6 +294,14 @@ def test_existing_mask_is_not_overwritten(tmp_path: Path) -> None:
     assert not (tmp_path / "a/masks/0.png").exists()
 
 
+def test_folder_that_cannot_be_written_is_refused_before_drawing(tmp_path: Path, monkeypatch) -> None:
+    annotated(tmp_path / "a", {"0.png": DISC})
+    (tmp_path / "a/masks").symlink_to("/proc/self")  # no user can write there
+    monkeypatch.setattr(AnnotatedImage, "mask", lambda image: pytest.fail("drawn"))
+    with pytest.raises(OSError, match="a/masks"):
+        draw_coco(tmp_path)
+
+
 def test_picture_in_two_files_or_missing_file_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "a/images/0.png", picture(0))
     with pytest.raises(Refused, match="expected COCO annotations of a site, found no file; put them into"):

@@ -63,6 +63,7 @@ def test_folders_are_prepared_to_valid_list(tmp_path):
         (prepare_isic, {"test": -1}, "--test: expected a share"),
         (prepare_polyp, {"validation": 0.5, "test": 0.5}, "--validation and --test: expected less than 1 together"),
         (prepare_polyp, {"limit_per_site": -1}, "--limit-per-site: expected a number of images >= 0, found -1"),
+        (prepare_polyp, {"mask_threshold": 256}, r"--mask-threshold: expected a whole number in \[1, 255\], found 256"),
         (prepare_isic, {"group_column": "patient"}, "--group-column: expected --groups .* as well, found 'patient'"),
         (prepare_folders, {"test_only": True, "limit_per_site": 2}, "--limit-per-site: expected nothing with --test"),
     ],

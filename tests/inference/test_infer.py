@@ -378,13 +378,6 @@ def test_too_long_output_name_is_refused(infer, given, tmp_path, capsys, word):
     assert len([*tmp_path.iterdir()]) == 1
 
 
-@pytest.mark.parametrize(("images", "masks"), [("", "masks"), (".", "")])
-def test_empty_path_is_refused(given, tmp_path, monkeypatch, capsys, images, masks):
-    monkeypatch.chdir(tmp_path)
-    assert main(["infer", str(BUNDLE), images, "--output-dir", masks]) == 2
-    assert "found an empty path; is a shell variable empty?" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("option", "model", "expected"),
     [
