@@ -50,8 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
         expected = "--workflow NAME with --key value"
         raise refused("command line", found=f"--{next(iter(overrides))} alone", expected=expected)
     workflows = [arguments.workflow] if arguments.workflow else workflows_of(root)
-    trains = {"train", "federate"} & set(workflows)
-    variants = [only] if only else list(own_variants(root)) if trains else []
+    trains = {"train", "federate", "teacher"} & set(workflows)
+    variants = [only] if only else list(own_variants(root)) if trains - {"teacher"} else []
     chosen = {**overrides, **({"variant": only} if only else {})}
     problems, code = Problems(), strict_bundle_problems(root)
     if arguments.strict:  # first, as its messages are clearer
@@ -84,12 +84,14 @@ def run(arguments: argparse.Namespace) -> None:
             notes = notes_on(listed, facts)
     values_checked = bool(trains) and not code  # a check runs no code of a bundle
     if values_checked and not problems:
-        from samfed_monai.federation.job import check_job, check_training
+        from samfed_monai.federation.job import check_fit, check_job, check_training
 
         if "federate" in workflows:
             found, ignored = check_job(root, chosen, listed)
-        else:
+        elif "train" in workflows:
             found = check_training(root, overrides, only, listed)
+        else:
+            found = check_fit(root, overrides)
         problems.extend(found)
     if problems:  # each place is reported once
         superseded = {"variant"} if any(each.where == "command line -> variant" for each in problems) else set()

@@ -101,9 +101,12 @@ def check_imports(config: BundleConfig, *, ready: bool) -> Iterator[Problem]:
     """
     listed = config.content.get("imports")
     for index, text in enumerate(listed if isinstance(listed, list) else []):
+        place = config.where(("imports", str(index)))
+        if not (is_code(text) or isinstance(text, dict)):
+            yield Problem(place, repr(text), "an import", "write $import MODULE")
         if not (isinstance(text, str) and text.startswith(("$import ", "$from "))):
             continue
-        place, statement = config.where(("imports", str(index))), _IMPORT.fullmatch(text)
+        statement = _IMPORT.fullmatch(text)
         if statement is None:
             hint = "MONAI runs only the first import: write each import as its own list item"
             yield Problem(place, repr(text), "one import", hint)

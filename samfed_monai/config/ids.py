@@ -440,7 +440,8 @@ def _disabling_argument(content: Mapping[str, Any], place: tuple[str, ...]) -> s
             parameters, _ = parameters_of(resolve_target(arguments["_target_"], ""))
             arguments = {name: parameter.default for name, parameter in parameters.items()} | arguments
     values = {name: resolve(content, arguments[name]) for name in related if name in arguments}
-    shown = (f"{name} {arguments[name] if isinstance(value, dict) else value}" for name, value in values.items())
+    texts = ((name, arguments[name] if isinstance(value, dict) else value) for name, value in values.items())
+    shown = (f"{name} {'null' if value is None else value}" for name, value in texts)
     return "" if any(map(is_used, values.values())) else next(shown, "")
 
 

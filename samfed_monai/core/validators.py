@@ -211,7 +211,7 @@ def _hint(value: Any, expected: str) -> str:
     """Returns a hint for a value of the wrong type, or an empty string if there is no obvious fix."""
     text = value.strip().lower() if isinstance(value, str) else ""
     if text and "number" in expected and _NUMBER.fullmatch(text):
-        return "remove the quotes"
+        return "remove the quotes" if math.isfinite(float(text)) else "the largest number is 1.8e308"
     if text in ("true", "false") and "true or false" in expected:
         return f"write {text} without quotes (True or False on MONAI's own command line)"
     if text and "a list" in expected:

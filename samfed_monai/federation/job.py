@@ -21,6 +21,7 @@ from samfed_monai.federation.participants import NETWORK, Participants, dry_run
 from samfed_monai.federation.plan import Paths, Plan, split_paths
 from samfed_monai.federation.preparation import is_sam
 from samfed_monai.federation.run import Run, plan_problems
+from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.privacy import Privacy, unsent_rules
 from samfed_monai.protocol.transport import Transport
@@ -231,4 +232,12 @@ def check_training(
     with problems.collected():
         if config.optional_id("network_def") and not is_sam(config, name):
             dry_run(config, {"the site": name}, {})
+    return list(problems)
+
+
+def check_fit(bundle_root: str | Path, overrides: Mapping[str, Any]) -> list[Problem]:
+    """Checks the components of ``teacher.json``, and its ``start_from``; see :func:`check_job`."""
+    stage, problems = TeacherStage(Path(bundle_root), normal_ids(dict(overrides)), Path(bundle_root)), Problems()
+    with problems.collected():
+        stage.dry_run(stage.config.value("adapt"))
     return list(problems)

@@ -38,7 +38,7 @@ from samfed_monai.federation.preparation import (
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.progress import Clock, Tracking
 from samfed_monai.federation.run_folder import START, RunFolder, skipped, total_traffic
-from samfed_monai.federation.run_models import RunModels
+from samfed_monai.federation.run_models import RunModels, starting_file
 from samfed_monai.federation.server import RoundController, RunResult, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
 from samfed_monai.federation.site_teacher import adapter_message
@@ -49,6 +49,7 @@ from samfed_monai.metrics import cost_of
 from samfed_monai.metrics.quality import MIN_IMAGES, Calibration, Quality
 from samfed_monai.metrics.quality_file import digests_of, write_quality
 from samfed_monai.networks.fpn import BASE
+from samfed_monai.networks.sam.adapter import read_header
 from samfed_monai.networks.weights import TEACHER, takes_teacher
 from samfed_monai.privacy import (
     CentralNoise,
@@ -565,6 +566,10 @@ def plan_problems(
     if build:
         with problems.collected():
             TeacherStage.of(plan, paths).dry_run(run_config(plan, paths).value("teacher_adapt"))
+    for name in ("adapter", "start_from", "masks_from"):
+        if (source := getattr(paths, name)) is not None:
+            with problems.collected():
+                _ = read_header(source) if name == "adapter" else starting_file(source, f"federate.json -> {name}")
     if participants is None:
         return list(problems)
     with problems.collected():

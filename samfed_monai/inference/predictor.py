@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -345,6 +346,8 @@ class Predictor:
         return dict(run_workflow(self.model.bundle, "evaluate", ids, given=options, on_initialized=at_start)[-1])
 
     def _with_views(self, views: str) -> dict[str, Any]:
+        if self.views is not None and views in self.overrides:
+            raise refused("--views", found=f"--{views} as well", expected="one of the two", hint="leave one out")
         return self.overrides | ({} if self.views is None else {views: self.views})
 
     def _teacher(self, workflow: str, given: Mapping[str, Any]) -> tuple[WorkflowConfig, TeacherStage]:
@@ -355,10 +358,10 @@ class Predictor:
 
         bundle, path = self.model.bundle, self.model.path
         of_teacher, of_workflow = dict[str, Any](), dict[str, Any]()
-        for name, value in self.overrides.items():
+        for name, value in self._with_views(f"{TEACHER}views").items():
             (of_teacher if name.startswith(TEACHER) else of_workflow)[name.removeprefix(TEACHER)] = value
-        of_teacher |= {} if self.views is None else {"views": self.views}
-        problems = check_bundle(bundle, "teacher", overrides=of_teacher, ready=False, reads=USE_OF_TEACHER)
+        found = check_bundle(bundle, "teacher", overrides=of_teacher, ready=False, reads=USE_OF_TEACHER)
+        problems = [replace(each, where=each.where.replace("line -> ", f"line -> {TEACHER}")) for each in found]
         ids = {"model": str(path), **given, **of_workflow}
         config = self.model.config(workflow, ids, given=of_workflow, reads=TEACHER_READ[workflow], problems=problems)
         header = adapter.read_header(path)

@@ -52,6 +52,10 @@ LOW = 0.5
 """Dice below which a warning reports that the teacher is more often wrong than right."""
 
 
+_SET_BY_FIT = frozenset({"network", "train_data_loader", "epoch_length", "max_epochs", "device", "lr"})
+"""Arguments of the trainer and its optimizer that a fit sets."""
+
+
 class TeacherFit:
     """Fits LoRA and the decoder (or the decoder alone) on ``D_p`` and writes the adapter.
 
@@ -141,6 +145,15 @@ class TeacherFit:
         if not (isinstance(trainer, partial) and callable(trainer.keywords.get("optimizer"))):
             expected = 'monai.engines.SupervisedTrainer with an "optimizer", both with "_mode_": "callable"'
             problems.add("teacher -> trainer", found=repr(trainer), expected=expected)
+        else:
+            optimizer = trainer.keywords["optimizer"]
+            set_by_fit = sorted(_SET_BY_FIT & {*trainer.keywords, *getattr(optimizer, "keywords", ())})
+            expected, hint = "no argument that the fit sets", "leave it out; set epochs and learning_rate"
+            problems.unless(not set_by_fit, "teacher -> trainer", set_by_fit, expected, hint)
+            try:
+                optimizer([{"params": [torch.zeros(1, requires_grad=True)], "lr": 1e-3}])
+            except (TypeError, ValueError) as error:
+                problems.add("teacher -> optimizer", found=str(error), expected="arguments that it accepts")
         if adapt == "none" and any(record.get("classes") for record in train_records):
             expected, hint = "lora or decoder, with several classes", "set adapt to lora or decoder"
             problems.add("teacher -> adapt", found=repr(adapt), expected=expected, hint=hint)

@@ -147,11 +147,12 @@ class WeakViewd(RandomizableTransform, MapTransform):
         self.label_keys = {label_keys} if isinstance(label_keys, str) else set(label_keys)  # type: ignore[arg-type]
         self.size = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
         self.flip, self.quarter_turns = flip, quarter_turns
-        self.rotate, self.zoom, self.shear, self.shift = rotate, (zoom[0], zoom[1]), shear, shift
+        self.rotate, self.zoom, self.shear, self.shift = rotate, tuple(zoom), shear, shift
         problems = Problems()
         fits = self.size is None or min(self.size) >= 1
         problems.unless(fits, "WeakViewd -> size", size, "at least 1 pixel per side")
-        problems.unless(0 < zoom[0] <= zoom[1], "WeakViewd -> zoom", zoom, "0 < least <= greatest")
+        fits = len(zoom) == 2 and not any(in_range("zoom", each, above=0) for each in zoom) and zoom[0] <= zoom[1]
+        problems.unless(fits, "WeakViewd -> zoom", zoom, "two numbers, 0 < least <= greatest")
         for name, most in {"rotate": 180, "shear": 60, "shift": 1, "prob": 1}.items():
             problems.extend(in_range(f"WeakViewd -> {name}", getattr(self, name), least=0, most=most))
         problems.refuse_if_any()

@@ -37,7 +37,7 @@ def test_teach_passes_unknown_options_as_overrides(listed, tmp_path, monkeypatch
     words = [str(BUNDLE), *listed, "--output=-a b.safetensors", "--size", "64", "--epochs", "1"]
     words += ["--evaluate-on", "validation", "--rank", "2", "--evaluate_limit", "1", "--held_out_fraction", "0.4"]
     run("teach", *words)
-    assert " '--adapter=-a b.safetensors' --output-dir RUN" in caplog.messages[-1]
+    assert " --adapter './-a b.safetensors' '--teacher#size' 64 --output-dir RUN" in caplog.messages[-1]
     header = read_header(tmp_path / "-a b.safetensors")
     assert (header.adapt.value, header.rank, header.size) == ("lora", 2, 64)
     assert "held_out" in read_json(tmp_path / "-a b.fit.json")["after"]
@@ -49,8 +49,6 @@ def test_teach_uses_configured_handlers_and_loss(listed, tmp_path):
     guard = '[{"_target_": "samfed_monai.handlers.DivergenceGuard", "site": "server"}]'
     with pytest.raises(Stopped, match=r"site 'server', round \d of 2, step \d: the (loss is|weights have) NaN"):
         run("teach", *words, "--train#handlers", guard)
-    with pytest.raises(Refused, match="train#handlers#0#sight: expected an argument of DivergenceGuard"):
-        run("teach", *words, "--train#handlers", guard.replace("site", "sight"))
 
 
 def test_fault_28_missing_weights_and_list_are_refused(listed, tmp_path, monkeypatch):

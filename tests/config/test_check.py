@@ -224,7 +224,7 @@ def test_imported_packages_are_located_but_not_imported(tmp_path, monkeypatch):
     (tmp_path / "my_lab").mkdir()
     (tmp_path / "my_lab" / "__init__.py").write_text("raise SystemExit('it was run')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    there = ["$import my_lab.networks as mine", "$from my_lab import networks", "$import os.path", 3]
+    there = ["$import my_lab.networks as mine", "$from my_lab import networks", "$import os.path", {}]
     root = edited(tmp_path / "bundle", imports=[*there, "$import math, os", "$import my_labb"])
     several, missing = (problem for problem in check(root, ready=False) if "imports#" in problem)
     assert several.startswith("train.json -> imports#4: expected one import, found '$import math, os'; MONAI runs only")

@@ -265,7 +265,7 @@ def test_unread_teacher_options_are_refused(given, read, hint):
         ("learning_rate", 0.1, [{"variant": "local_sam"}], [{"variant": "zero_shot"}], NOTHING),
         ("job#update_guard#limit", 2, [SEMIFL], [HSSF, ALONE, {"variant": "fedproto"}], NOTHING),
         ("job#warm_start_held_out", 0.2, [{}], [{"warm_start_steps": 0}], "warm_start_steps 0 does not use it"),
-        ("teacher#evaluate_limit", 2, [{"teacher#evaluate_on": "test"}], [{}], "evaluate_on None does not use it"),
+        ("teacher#evaluate_limit", 2, [{"teacher#evaluate_on": "test"}], [{}], "evaluate_on null does not use it"),
         ("teacher#score", False, [{}], [NO_SAM], NOTHING),
         ("teacher#views", 2, [{}, {**NO_SAM, "teacher#evaluate_on": "test"}], [NO_SAM], NOTHING),
         ("teacher#size", 448, [GIVEN_ADAPTER], [GIVEN_ADAPTER | NO_SAM], "the given adapter without further"),
@@ -290,4 +290,4 @@ def test_store_of_soft_masks_without_guide_is_refused():
     (store,) = found(overrides=masks, variant="no_sam")
     (sha256,) = found(overrides={"teacher_sha256": "f00"})
     assert store.hint == "leave it out: masks_for @guides#sam does not use it"
-    assert sha256.hint == "leave it out: store None does not use it"
+    assert sha256.hint == "leave it out: store null does not use it"

@@ -320,7 +320,9 @@ def test_teacher_option_errors_are_refused_together(with_teacher, capsys):
     assert with_teacher("evaluate", "--image_sise", "64", "--teacher#view", "2") == 2
     error = capsys.readouterr().err
     assert "did you mean 'image_size'" in error
-    assert "did you mean 'views'" in error
+    assert "command line -> teacher#view: expected an id of this workflow, found an unknown id; did you mean" in error
+    assert with_teacher("infer", "--teacher#views", "2", "--views", "4") == 2
+    assert "--views: expected one of the two, found --teacher#views as well" in capsys.readouterr().err
     assert with_teacher("evaluate", "--site", "site-9") == 2
     assert "site-9" in capsys.readouterr().err
 
