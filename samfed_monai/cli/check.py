@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     root, only = find_bundle(arguments.bundle), arguments.variant
     overrides = overrides_of(arguments.extra)
     if overrides and not arguments.workflow:
-        expected = "--workflow NAME with --key value"
-        raise refused("command line", found=f"--{next(iter(overrides))} alone", expected=expected)
+        expected, hint = "--workflow NAME with --key value", "--workflow federate checks a run of `samfed federate`"
+        raise refused("command line", f"--{next(iter(overrides))} alone", expected, hint)
     workflows = [arguments.workflow] if arguments.workflow else workflows_of(root)
     trains = {"train", "federate", "teacher"} & set(workflows)
     variants = [only] if only else list(own_variants(root)) if trains - {"teacher"} else []

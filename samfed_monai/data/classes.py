@@ -48,14 +48,15 @@ def class_problems(classes: Any, where: str) -> list[Problem]:
         where: its place, for the messages.
     """
     if not isinstance(classes, (list, tuple)) or not 0 < len(classes) <= MAX_CLASSES or not all(map(_is_name, classes)):
-        expected, hint = f"a list of 1 to {MAX_CLASSES} names", 'for instance ["kidney", "spleen"]'
+        expected, hint = f"a list of 1 to {MAX_CLASSES} names", 'for instance ["kidney", "spleen"]; no @, $ or % first'
         return [Problem(where, repr(classes), expected, hint)]
     repeated = sorted({name for name in classes if list(classes).count(name) > 1})
     return [Problem(where, f"{', '.join(repeated)} more than once", "every name once")] if repeated else []
 
 
 def _is_name(name: Any) -> bool:
-    return isinstance(name, str) and bool(name.strip()) and not any(ord(character) < 32 for character in name)
+    """Whether it is a class name; @, $ and % begin references and code in JSON."""
+    return isinstance(name, str) and name.strip()[:1] not in ("", *"@$%") and not any(ord(each) < 32 for each in name)
 
 
 def list_class_problems(classes: Any, threshold: Any, where: str) -> list[Problem]:

@@ -88,6 +88,8 @@ NAMES = "classes: expected a list of 1 to 14 names, found"
         (["kidney", 2], None, [f"{NAMES} ['kidney', 2]; for instance"]),
         (["kidney", " "], None, [f"{NAMES} ['kidney', ' ']; for instance"]),
         (["kidney", "a\x1f"], None, [f"{NAMES} ['kidney', 'a\\x1f']; for instance"]),
+        (["kidney", "$x"], None, [f"{NAMES} ['kidney', '$x']; for instance [\"kidney\", \"spleen\"]; no @, $ or % fi"]),
+        (["kidney", "5 $"], None, []),
         (["kidney", "kidney"], None, ["classes: expected every name once, found kidney more than once"]),
         (list("abcdefghijklmno"), None, [f"{NAMES} ['a', 'b'"]),
         (list("abcdefghijklmn "[:14]), None, []),
