@@ -58,7 +58,7 @@ class CommandParser(argparse.ArgumentParser):
     ``config/options.json``."""
 
     option_files: tuple[str, ...] = ()
-    unread: frozenset[str] = frozenset()
+    unread: Collection[str] = frozenset()
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
@@ -106,10 +106,10 @@ class CommandParser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Returns the help of ``argparse`` followed by one or two lines for every option of the bundle's files."""
         text = super().format_help()
-        known = {word for action in self._actions for word in action.option_strings} | self.unread
+        known = {word for action in self._actions for word in action.option_strings} | {*self.unread}
         for file in self.option_files:
             text += f"\n{options_help(file, without=known)}"
-            known |= {f"--{name}" for name in ("seed", "epochs", "site")}  # set by a federation for every site
+            known |= {"--epochs", "--site"}  # set by a federation for every site
         return text
 
 
@@ -152,12 +152,12 @@ def take_overrides(parser: argparse.ArgumentParser, file: str, *option_files: st
         parser: the command's parser.
         file: name of the file with these ids, for the help.
         option_files: files of a bundle whose options the help lists.
-        unread: options of these files that the command does not read.
+        unread: ids of these files that the command does not read.
     """
     parser.epilog = OVERRIDES_HELP.format(file=file)
     parser.set_defaults(takes_overrides=True)
     if isinstance(parser, CommandParser):
-        parser.option_files, parser.unread = option_files, frozenset({"--bundle_root", *unread})
+        parser.option_files, parser.unread = option_files, {f"--{name}" for name in ("bundle_root", *unread)}
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -46,7 +46,7 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="number of parallel runs (default: 1)")
     parser.add_argument("--title", help="heading of the table")
     add_device(parser)
-    take_overrides(parser, "federate.json or train.json", "federate.json", "train.json")
+    take_overrides(parser, "federate.json or train.json", "federate.json", "train.json", unread=PER_COMPARISON)
     parser.set_defaults(run=run)
 
 

@@ -60,7 +60,7 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--int8", action="store_true", help=about)
     add_other_size(parser)
     unread = ("model", "dataset_dir", "output_dir", "probabilities", "batch_size", "amp", "views")
-    take_overrides(parser, "inference.json", "inference.json", unread=[f"--{name}" for name in unread])
+    take_overrides(parser, "inference.json", "inference.json", unread=unread)
     parser.set_defaults(run=run, kept="no incomplete file is left")
 
 

@@ -59,7 +59,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> None:
     about = "write doubtful PNG masks into the subfolder doubtful of --output-dir"
     parser.add_argument("--only-sure", action="store_true", help=about)
     add_other_size(parser)
-    take_overrides(parser, "inference.json", "inference.json", unread=["--dataset_dir"])
+    take_overrides(parser, "inference.json", "inference.json", unread=["dataset_dir"])
     parser.set_defaults(run=run, kept="masks that were written are complete")
 
 

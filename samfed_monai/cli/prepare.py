@@ -288,7 +288,7 @@ SOURCES = (
     ),
     Source(
         "weak",
-        "scribbles, points, boxes or blocks for the sites' training images, from a list's masks, into the data root",
+        "scribbles, points, boxes or blocks from masks, for the sites' training images, into weak in the data root",
         "datalist --data-root --kind --output --points --width --seed --no-report",
         run_weak,
     ),

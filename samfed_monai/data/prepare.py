@@ -153,9 +153,9 @@ NOTHING = "nothing with --test-only, which makes every image with a mask a test 
 def check_options(options: Options) -> None:
     """Refuses wrong options before any image is read, for instance impossible shares or an output in use."""
     problems = Problems(share_problems(options.validation, options.test))
-    problems.extend(whole("--limit-per-site", options.limit_per_site, "a number of images", least=0, or_null=True))
-    problems.extend(whole("--mask-threshold", options.mask_threshold, least=1, most=255, or_null=True))
-    problems.extend(whole("--divide", options.divide, least=1, or_null=True))
+    threshold, parts = (1 if number is None else number for number in (options.mask_threshold, options.divide))
+    problems.extend(whole("--limit-per-site", options.limit_per_site or 0, "a number of images", least=0))
+    problems.extend([*whole("--mask-threshold", threshold, least=1, most=255), *whole("--divide", parts, least=1)])
     if options.classes:
         problems.extend(list_class_problems(options.classes, options.mask_threshold, "--classes"))
     given, default = vars(options), vars(Options(options.output))

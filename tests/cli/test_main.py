@@ -357,8 +357,8 @@ def test_overrides_are_separated_from_positional_arguments():
 FILES = {"federate": ["federate.json", "train.json"], "teach": ["teacher.json"]}
 FILES |= {"evaluate": ["evaluate.json"], "infer": ["inference.json"], "export": ["inference.json"]}
 OF_IMAGES = {"dataset_dir", "output_dir", "probabilities", "batch_size", "amp", "views"}
-NOT_READ = {"federate": {"epochs", "site"}, "teach": {"score"}, "infer": {"bundle_root", "dataset_dir"}}
-NOT_READ |= {"evaluate": set(), "export": {"bundle_root", "model", *OF_IMAGES}}
+NOT_LISTED = {"federate": {"epochs", "site"}, "teach": {"score"}, "infer": {"bundle_root", "dataset_dir"}}
+NOT_LISTED |= {"evaluate": set(), "export": {"bundle_root", "model", *OF_IMAGES}}
 
 
 @pytest.mark.parametrize("command", FILES)
@@ -371,8 +371,8 @@ def test_help_lists_every_option_that_is_read_within_80_columns(command, monkeyp
     tables = [table for file in FILES[command] for name, table in option_tables()[file].items() if name != "paths"]
     options = {option for table in tables for option in table}
     # spelled as an option of the command, or as the id
-    spelled = {each for each in options for name in (each, each.replace("_", "-")) if f"  --{name} " in f"{shown} "}
-    assert options - spelled == NOT_READ[command]
+    listed = {each for each in options if re.search(rf"  --{each.replace('_', '[-_]')}\s", shown)}
+    assert options - listed == NOT_LISTED[command]
     assert max(map(len, shown.splitlines())) <= 80
     assert "](" not in shown  # no Markdown links
 
