@@ -17,14 +17,11 @@ from typing import Any
 from samfed_monai import __version__
 from samfed_monai.cli.arguments import CommandParser
 from samfed_monai.core.errors import (
-    AGAIN,
     BUG_NOTE,
-    WORK_KEPT,
     ExitCode,
     Problems,
     Refused,
     SamFedError,
-    Stopped,
     Terminated,
     closest,
     name_problems,
@@ -32,7 +29,7 @@ from samfed_monai.core.errors import (
 )
 from samfed_monai.core.process_setup import set_up_process
 from samfed_monai.core.run_log import is_first
-from samfed_monai.federation.signals import RECEIVED_SIGTERM, Termination
+from samfed_monai.federation.signals import Termination, stopped_by_sigterm
 
 DESCRIPTION = """\
 Sites that hold only unlabelled images train a small segmentation network together, guided by SAM.
@@ -98,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SamFedError, KeyboardInterrupt) as error:
         return reported(error)
     except Terminated:
-        return reported(Stopped(RECEIVED_SIGTERM, AGAIN, getattr(arguments, "kept", WORK_KEPT)))
+        return reported(stopped_by_sigterm(*([arguments.kept] if "kept" in arguments else [])))
     except Exception as error:
         from samfed_monai.config.workflow import unwrap
 

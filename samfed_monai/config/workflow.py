@@ -20,12 +20,9 @@ from samfed_monai.config.options import pairs_for_monai, training_values
 from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_ids, started_by_monai
 from samfed_monai.config.parse import REFERRING, WORKFLOWS, BundleConfig, is_note, join_id, walk
 from samfed_monai.core.errors import (
-    AGAIN,
-    WORK_KEPT,
     Problem,
     Refused,
     SamFedError,
-    Stopped,
     Terminated,
     machine_failure,
     refused,
@@ -66,12 +63,12 @@ def install_exit_hook() -> None:
 
 
 def _exit_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    from samfed_monai.federation.signals import RECEIVED_SIGTERM
+    from samfed_monai.federation.signals import stopped_by_sigterm
 
     command = monai_command()
     content = BundleConfig(command.config_files, command.overrides).content if command else {}
     terminated = isinstance(error, Terminated)
-    known = Stopped(RECEIVED_SIGTERM, AGAIN, WORK_KEPT) if terminated else unwrap(error, content)
+    known = stopped_by_sigterm() if terminated else unwrap(error, content)
     if known is None:
         sys.__excepthook__(kind, error, trace)
         return

@@ -297,15 +297,12 @@ def machine_failure(error: BaseException) -> SamFedError | None:
     return None
 
 
-_INTERRUPTED = f"interrupted: {WORK_KEPT}\n  to continue: {AGAIN}"
-
 BUG_NOTE = "this looks like a bug in samfed rather than an error in your input; the traceback above says where"
 """The line below the traceback of an unexpected error."""
 
 
 def reported(error: SamFedError | KeyboardInterrupt) -> int:
     """Writes the error that ended a command to standard error and returns the exit code."""
-    interrupted = (_INTERRUPTED, ExitCode.INTERRUPTED)
-    text, code = interrupted if isinstance(error, KeyboardInterrupt) else (str(error), error.exit_code)
+    text = str(error) if isinstance(error, SamFedError) else f"interrupted: {WORK_KEPT}\n  to continue: {AGAIN}"
     sys.stderr.write(f"{text}\n")
-    return int(code)
+    return int(error.exit_code if isinstance(error, SamFedError) else ExitCode.INTERRUPTED)

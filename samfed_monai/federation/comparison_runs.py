@@ -23,7 +23,7 @@ from samfed_monai.core.io import PRIVATE, PUBLIC, canonical_hash, read_json, sha
 from samfed_monai.core.process_setup import ENDS_WITH_PARENT
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import require, schema_problems
-from samfed_monai.federation.signals import Terminated, Termination
+from samfed_monai.federation.signals import Terminated, Termination, stopped_by_sigterm
 from samfed_monai.federation.workflow import evaluation_changes
 
 SCHEMA: Mapping[str, Any] = read_json(Path(__file__).with_name("rows.schema.json"))
@@ -299,8 +299,8 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
         except BaseException as error:
             _end(list(running))
             if isinstance(error, Terminated):
-                reason = "received SIGTERM; finished runs are kept, and so are the stored rounds of unfinished runs"
-                raise Stopped(reason, resume=AGAIN) from None
+                kept = "finished runs are kept, and so are the stored rounds of unfinished runs"
+                raise stopped_by_sigterm(kept) from None
             raise
     if failed:
         raise failure(failed, len(runs))

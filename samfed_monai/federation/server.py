@@ -31,7 +31,7 @@ from samfed_monai.federation.run_folder import (
     site_record,
     total_traffic,
 )
-from samfed_monai.federation.signals import RECEIVED_SIGTERM, Interrupted, Terminated, Termination
+from samfed_monai.federation.signals import Interrupted, Terminated, Termination, stopped_by_sigterm
 from samfed_monai.metrics.quality import Calibration, groups_in
 from samfed_monai.metrics.scores import EMPTY, EXTRAS, NAMES
 from samfed_monai.privacy.allowed import EXPECTED, NO_IMAGES, withheld_reason
@@ -313,7 +313,7 @@ class RoundController:
         except KeyboardInterrupt:
             raise Interrupted("interrupted", AGAIN, self._kept_rounds()) from None
         except Terminated:
-            raise Stopped(RECEIVED_SIGTERM, AGAIN, self._kept_rounds()) from None
+            raise stopped_by_sigterm(self._kept_rounds()) from None
         except (OSError, MemoryError, RuntimeError) as error:
             if not isinstance(failure := machine_failure(error), Stopped):
                 raise

@@ -9,9 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from samfed_monai.core.errors import ExitCode, Stopped, Terminated
+from samfed_monai.core.errors import AGAIN, WORK_KEPT, ExitCode, Stopped, Terminated
 
 RECEIVED_SIGTERM = "received SIGTERM"
+
+
+def stopped_by_sigterm(kept: str = WORK_KEPT) -> Stopped:
+    """Returns the error of a command that SIGTERM ended; the same command continues with the work that is kept."""
+    return Stopped(RECEIVED_SIGTERM, AGAIN, kept)
 
 
 class Interrupted(Stopped):

@@ -24,12 +24,12 @@ from typing import Any
 
 from samfed_monai.config.bundles import bundle_or_path
 from samfed_monai.core.errors import AGAIN, Stopped, refused
-from samfed_monai.core.io import write_json
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.core.run_log import COMMAND, command_line
 from samfed_monai.data import DataList
 from samfed_monai.federation.plan import Paths
 from samfed_monai.federation.run_folder import RunFolder, take_lock
-from samfed_monai.federation.signals import Terminated, Termination
+from samfed_monai.federation.signals import Terminated, Termination, stopped_by_sigterm
 from samfed_monai.flare.job import merge_allow_list
 from samfed_monai.flare.session import (
     FINISHED,
@@ -60,8 +60,7 @@ class Processes:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self.mark = secrets.token_hex(8)
-        own = {MARK: self.mark, COMMAND: command_line()}
-        self.environment = {**os.environ, VARIABLE: "", **(environment or {}), **own}
+        self.environment = {**os.environ, VARIABLE: "", COMMAND: command_line(), **(environment or {}), MARK: self.mark}
         if weights := self.environment.get("SAMFED_WEIGHTS"):
             self.environment["SAMFED_WEIGHTS"] = _absolute(Path(weights).expanduser())
         if imports := self.environment.get("PYTHONPATH"):
@@ -115,7 +114,7 @@ class Processes:
         self._termination.__exit__()
         self.end()
         if kind is not None and issubclass(kind, Terminated):
-            raise Stopped("received SIGTERM; stored rounds are kept", AGAIN)
+            raise stopped_by_sigterm("stored rounds are kept")
 
 
 def _absolute(path: str | Path) -> str:
@@ -342,24 +341,10 @@ class Poc:
 
 def project(sites: Sequence[str], *, port: int) -> dict[str, Any]:
     """A project for FLARE's provisioning: one server on this machine, the sites, one admin."""
-    impl = "nvflare.lighter.impl"
-    return {
-        "api_version": 3,
-        "name": PROJECT,
-        "description": "SAM-Fed on one machine",
-        "participants": [
-            {"name": SERVER, "type": "server", "org": PROJECT, "fed_learn_port": port, "admin_port": port},
-            *({"name": site, "type": "client", "org": PROJECT} for site in sites),
-            {"name": ADMIN, "type": "admin", "org": PROJECT, "role": "project_admin"},
-        ],
-        "builders": [
-            {"path": f"{impl}.workspace.WorkspaceBuilder"},
-            {"path": f"{impl}.static_file.StaticFileBuilder", "args": {"config_folder": "config", "scheme": "grpc"}},
-            {"path": "samfed_monai.flare.provision.NoCustomCode"},
-            {"path": f"{impl}.cert.CertBuilder"},
-            {"path": f"{impl}.signature.SignatureBuilder"},
-        ],
-    }
+    content: dict[str, Any] = read_json(Path(__file__).with_name("poc_project.json"))
+    content["participants"][0] |= {"fed_learn_port": port, "admin_port": port}
+    content["participants"] += [{"name": site, "type": "client", "org": PROJECT} for site in sites]
+    return content
 
 
 def run_poc(
@@ -423,10 +408,7 @@ def reserved_port(port: int) -> Iterator[None]:
     Raises:
         Refused: with the system's reason; the message says how to choose another.
     """
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reservation,
-    ):
+    with socket.socket() as probe, socket.socket(type=socket.SOCK_DGRAM) as reservation:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
