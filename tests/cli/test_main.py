@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from samfed_monai import __version__
 from samfed_monai.cli import main as cli
@@ -24,8 +23,6 @@ from samfed_monai.cli.main import build_parser, main
 from samfed_monai.config import find_bundle, packaged_bundles, workflow
 from samfed_monai.config.options import option_tables
 from samfed_monai.core.errors import Problem, Refused, Stopped
-from samfed_monai.core.io import save_tensors
-from samfed_monai.core.model_file import read_header, settings_of
 from samfed_monai.core.process_setup import print_safely
 from samfed_monai.core.run_log import NAME, RunLog
 from samfed_monai.federation import comparison_runs
@@ -317,13 +314,6 @@ def test_evaluate_prints_row_per_site():
         "whole volumes  n  Dice   HD95 mm  of",
         "average        3  0.900  2.5      1",
     ]
-
-
-def test_weight_settings_are_read_from_header(tmp_path):
-    save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(2)}, {"network_name": "basic_unet", "image_size": "64"})
-    assert settings_of(tmp_path / "w.safetensors") == {"network_name": "basic_unet", "image_size": 64}
-    (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
-    assert read_header(tmp_path / "bad.safetensors") == read_header(tmp_path / "none.safetensors") == {}
 
 
 def test_comparison_run_has_command_line(tmp_path):

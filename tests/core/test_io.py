@@ -62,13 +62,11 @@ def test_require_writable_creates_nothing(tmp_path: Path):
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path):
     code = "import os; from samfed_monai.core.io import atomic_folder, atomic_write\n"
-    code += "with atomic_folder('a') as folder, atomic_write(folder.parent / 'b'): (folder / 'c').mkdir(); os._exit(9)"
+    code += "with atomic_folder('a') as at, atomic_write('b'): (at / 'c').mkdir(); open('.mine.tmp', 'w'); os._exit(9)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
-    leftovers = [*tmp_path.iterdir(), tmp_path / ".mine.tmp"]
     files.write_text(tmp_path / "b", "")
-    assert len(list(tmp_path.iterdir())) == 3, "other processes may be writing them"
-    for path in leftovers:
-        path.touch()
+    assert len(list(tmp_path.iterdir())) == 4, "other processes may be writing them"
+    for path in tmp_path.iterdir():
         os.utime(path, (0, 0))
     files._remove_leftovers.cache_clear()  # as in another process
     files.write_text(tmp_path / "b", "")
@@ -285,13 +283,14 @@ def weights() -> dict[str, torch.Tensor]:
 
 def test_tensors_views_and_metadata_come_back_bit_for_bit(tmp_path: Path):
     path, view = tmp_path / "w.safetensors", torch.arange(6.0).reshape(2, 3).T.requires_grad_()
-    files.save_tensors(path, {**weights(), "view": view}, metadata={"rank": "4"})
+    files.save_tensors(path, {**weights(), "view": view}, metadata={"rank": "4", "image_size": "64"})
     assert {name: (tensor.dtype, tensor.tolist()) for name, tensor in files.safe_load(path).items()} == {
         "conv.weight": (torch.float32, [[0, 1, 2], [3, 4, 5]]),
         "bn.num_batches_tracked": (torch.int64, 7),
         "view": (torch.float32, [[0, 3], [1, 4], [2, 5]]),
     }
-    assert read_header(path) == {"rank": "4"}
+    assert read_header(path) == {"rank": "4", "image_size": "64"}
+    assert settings_of(path) == {"image_size": 64}
 
 
 @pytest.mark.parametrize("content", [weights(), {"model": weights()}])
@@ -434,6 +433,8 @@ def test_invalid_safetensors_header_gives_no_settings(tmp_path):
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(len(text).to_bytes(8, "little") + text.encode())
         assert (settings_of(path), network_overrides(path)) == ({}, {})
+    path.write_bytes(b"\xff" * 64)
+    assert read_header(path) == read_header(tmp_path / "none.safetensors") == {}
 
 
 @pytest.mark.parametrize(("mode", "folder"), [(files.PRIVATE, 0o700), (files.PUBLIC, 0o755)])

@@ -23,13 +23,12 @@ THREE = {"sites": {"site-1": {}, "site-2": {}}, "unseen": ["site-3"]}
 
 
 def sites(form: str | int, *clients: FixedClient) -> dict[str, FilteredSite]:
-    allowed = Allowed({Kind.WEIGHTS: weights()})
-
-    def release(site: str) -> ReleaseFilter:
-        own = {"privacy": Privacy(least_images=1), "sender": Sender(Compression(form))}
-        return ReleaseFilter(site, allowed=lambda: allowed, **own)
-
-    return {client.site: FilteredSite(client.site, client, release(client.site)) for client in clients}
+    allowed, privacy = Allowed({Kind.WEIGHTS: weights()}), Privacy(least_images=1)
+    filters = [
+        ReleaseFilter(client.site, allowed=lambda: allowed, privacy=privacy, sender=Sender(Compression(form)))
+        for client in clients
+    ]
+    return {client.site: FilteredSite(client.site, client, each) for client, each in zip(clients, filters, strict=True)}
 
 
 def hashes(run: Path) -> dict[str, str]:

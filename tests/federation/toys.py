@@ -16,16 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.federation import (
-    ClientAlgoSite,
-    LocalTransport,
-    Progress,
-    RoundController,
-    RunFolder,
-    RunResult,
-    SamFedAlgo,
-)
+from samfed_monai.federation import LocalTransport, Progress, RoundController, RunFolder, RunResult, SamFedAlgo
 from samfed_monai.federation.run_folder import round_record
+from samfed_monai.federation.site import ClientAlgoSite
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.privacy.release import ReleaseFilter
 from samfed_monai.protocol import Kind, Message, Server, Strategy, UpdateGuard

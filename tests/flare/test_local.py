@@ -93,8 +93,7 @@ def test_relative_environment_paths_are_resolved_for_child(tmp_path, monkeypatch
     monkeypatch.setenv("SAMFED_WEIGHTS", "weights")
     monkeypatch.setenv("SAMFED_SITE", "/hospital/site.json")  # kits have files of their own
     monkeypatch.setattr("sys.argv", ["samfed", "flare", "poc"])  # the run's command line
-    names = ("PYTHONPATH", "SAMFED_WEIGHTS", "SAMFED_COMMAND", "SAMFED_SITE")
-    code = f"import os; print(*map(os.environ.get, {names}))"
+    code = "import os; print(*map(os.environ.get, ('PYTHONPATH', 'SAMFED_WEIGHTS', 'SAMFED_COMMAND', 'SAMFED_SITE')))"
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "shown.py").write_text(code)
     with Processes() as processes:

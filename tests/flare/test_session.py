@@ -155,6 +155,7 @@ ROUNDS = [ROUND.format(number) for number in (1, 2, 3, 4)]
 UNREACHABLE = ConnectionError("cannot connect to server")
 AWAY = "the FLARE server does not answer; retrying for 45 s"
 DONE = ("FINISHED:COMPLETED", "")
+FULL = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to continue: make room"
 
 
 @pytest.mark.parametrize(
@@ -182,30 +183,27 @@ def test_followed_job_reports_each_message_once(script, shown, caplog):
     assert [record.message for record in caplog.records] == shown
 
 
-def test_unreachable_server_stops_command_within_60_seconds():
-    job = Job(("RUNNING", log_of(ROUND.format(1), ROUND.format(2))), (UNREACHABLE, ""))
-    error = r"(?s)no answer .*job id for 45 s .*; at its last answer, 2 of 4 rounds .*to continue: start the server .*"
-    with pytest.raises(Stopped, match=error + r"same command.*or, if only the network failed: `fetch it`") as stopped:
+RESTARTED = "was restarted .*lists job id as {}, but no process runs it; 3 of 4 .*: this submits"
+NO_ANSWER = "no answer .*job id for 45 s .*; at its last answer, 2 of 4 rounds .*to continue: start the server .*"
+ONLY_NETWORK = "same command.*or, if only the network failed: `fetch it`"
+NO_ROOM = "disk is full .* 2 of 4 rounds .*to continue: make room"
+
+
+@pytest.mark.parametrize(
+    ("states", "lost", "error"),
+    [
+        ([("RUNNING", log_of(*ROUNDS[:2])), (UNREACHABLE, "")], {}, NO_ANSWER + ONLY_NETWORK),
+        ([("RUNNING", log_of(ROUNDS[2]))], {"runs": False, "started": 1000.0}, RESTARTED.format("RUNNING")),
+        ([("DISPATCHED", log_of(ROUNDS[2]))], {"runs": False, "started": 1000.0}, RESTARTED.format("DISPATCHED")),
+        ([("RUNNING", log_of(ROUNDS[1]) + error_log(FULL))], {"runs": False}, NO_ROOM),
+    ],
+)
+def test_dead_server_stops_command_within_60_seconds(states, lost, error):
+    job = Job(*states, **lost)
+    with pytest.raises((Stopped, ServerReported), match=f"(?s){error}") as stopped:
         job.followed()
     assert stopped.value.exit_code == 3
     assert job.clock.now - 1000 < 60
-
-
-@pytest.mark.parametrize("status", ["RUNNING", "DISPATCHED"])
-def test_job_lost_by_restarted_server_stops_within_60_seconds(status):
-    job = Job((status, log_of(ROUND.format(3))), runs=False, started=1000.0)
-    error = rf"(?s)was restarted .*lists job id as {status}, but no process runs it; 3 of 4 .*: this submits"
-    with pytest.raises(Stopped, match=error) as stopped:
-        job.followed()
-    assert stopped.value.exit_code == 3
-    assert job.clock.now - 1000 < 60
-
-
-def test_full_disk_is_reported_from_server_log():
-    job = Job(("RUNNING", log_of(ROUND.format(2)) + error_log(FULL)), runs=False)
-    with pytest.raises(ServerReported, match=r"(?s)disk is full .* 2 of 4 rounds .*to continue: make room") as stopped:
-        job.followed()
-    assert stopped.value.exit_code == 3
 
 
 @pytest.mark.parametrize(("interrupt", "code"), [(Terminated("SIGTERM"), 3), (KeyboardInterrupt(), 130)])
@@ -235,9 +233,6 @@ def downloaded(folder: Path, log: str, state: str = "") -> SimpleNamespace:
     if state:
         write_status(folder / "workspace" / "samfed", state, "of this job")
     return SimpleNamespace(download_job_result=lambda job_id, into: str(folder))
-
-
-FULL = "stopped: the disk is full (/run); 2 of 4 rounds are kept in /run\n  to continue: make room"
 
 
 @pytest.mark.parametrize(
@@ -413,9 +408,9 @@ def test_busy_port_is_refused_with_alternative():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         busy = rf"port {port}: .* found Address already in use; .*--port {port + 100}"
-        with pytest.raises(Refused, match=busy), reserved_port(port):
-            pass
-    with reserved_port(port):  # no server listens yet
-        socket.create_server(("127.0.0.1", port)).close()
-        with pytest.raises(Refused, match=busy), reserved_port(port):
-            pass
+        with pytest.raises(Refused, match=busy):
+            reserved_port(port).__enter__()
+    with reserved_port(port):
+        socket.create_server(("127.0.0.1", port)).close()  # a server can, and does not yet, listen
+        with pytest.raises(Refused, match=busy):
+            reserved_port(port).__enter__()
