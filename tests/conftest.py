@@ -133,7 +133,7 @@ def forget_outside() -> None:
     """Clears the caches of installed packages' entry points."""
     from samfed_monai.config import targets, variants
 
-    for cached in (targets.entry_points_of, variants.packaged_methods, variants.installed_networks):
+    for cached in (targets.entry_points_of, variants.packaged_methods, variants.installed_networks, variants.methods):
         cached.cache_clear()
 
 

@@ -141,7 +141,7 @@ def _print_summary(prepared: Prepared, given: Mapping[str, Any]) -> None:
 
 
 def _names(text: str) -> list[str]:
-    if names := [name for name in map(normal, text.split(",")) if name]:
+    if all(names := [normal(name) for name in text.split(",")]):
         return names
     raise argparse.ArgumentTypeError(f"expected names, separated by commas, found {text!r}")
 

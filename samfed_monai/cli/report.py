@@ -37,7 +37,7 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Writes the report or the comparison, and prints its path."""
-    _refuse_unused_options(args)
+    _check_options(args)
     if len(args.runs) == 1:
         from samfed_monai.reports.html import Report
 
@@ -83,7 +83,7 @@ def watch(report: Report, seconds: float = 2.0) -> None:
         sys.stdout.write(f"finished: {report.write()}\n")
 
 
-def _refuse_unused_options(args: argparse.Namespace) -> None:
+def _check_options(args: argparse.Namespace) -> None:
     one = len(args.runs) == 1
     with_report = "it with the report of one run, which is in the run's folder" if one else "it with a comparison"
     names = ("output_dir", "title") if one else ("datalist", "data_root", "no_overlays", "watch")
@@ -91,3 +91,6 @@ def _refuse_unused_options(args: argparse.Namespace) -> None:
     unused = of_overlays | dict.fromkeys(names, with_report)
     options = {f"--{name.replace('_', '-')}": found for name, found in unused.items() if getattr(args, name)}
     require(Problem(option, found, "an option of this report", "leave it out") for option, found in options.items())
+    places = {"--datalist": args.datalist, "--data-root": args.data_root}
+    missing = [(option, path) for option, path in places.items() if path and not path.exists()]
+    require(Problem(option, f"{path}, which does not exist", "that of the run") for option, path in missing)

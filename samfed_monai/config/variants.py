@@ -193,10 +193,11 @@ def installed_networks() -> dict[str, Deferred]:
     return {**entry_points_of("networks").found, **method_networks}
 
 
-def methods() -> dict[str, Method]:
+@functools.cache
+def methods() -> Mapping[str, Method]:
     """Descriptions of all installed variants, in the order of tables."""
-    read = [resolved_method(None, name) for name in packaged_methods()]
-    return {method.name: method for method in sorted(read, key=lambda method: (method.place, method.name))}
+    read = (resolved_method(None, name) for name in packaged_methods())
+    return MappingProxyType({each.name: each for each in sorted(read, key=lambda each: (each.place, each.name))})
 
 
 def own_variants(bundle_root: str | Path | None) -> dict[str, Path]:

@@ -16,7 +16,7 @@ import urllib.request
 import zipfile
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -216,17 +216,15 @@ def convert_efficientnet_lite0(source: Path, target: Path) -> None:
 
 
 class Original(NamedTuple):
-    """A published file that is converted before it is installed.
+    """A published file that :func:`convert_efficientnet_lite0` converts before it is installed.
 
     Args:
         file: its name.
         sha256: its SHA-256.
-        convert: writes the installed file (second argument) from it (first argument).
     """
 
     file: str
     sha256: str
-    convert: Callable[[Path, Path], None] = convert_efficientnet_lite0
 
 
 @dataclass(frozen=True)
@@ -251,9 +249,10 @@ class Weights:
 
 
 def _weights(entry: Mapping[str, Any]) -> Weights:
+    """Reads an entry of ``weights.json``."""
     parts = {"archive": Archive, "original": Original}
-    given = {name: parts[name](**value) if name in parts else value for name, value in entry.items()}
-    return Weights(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    return Weights(**fields | {name: parts[name](**entry[name]) for name in parts.keys() & entry.keys()})
 
 
 # SAM's vit_b/l/h: the names in segment-anything's README end in the first digits of the SHA-256.
@@ -387,7 +386,7 @@ def _verified(received: Path, weights: Weights, source: str) -> Path:
         return received
     if original is not None and found == original.sha256:
         converted = received.with_name(weights.file)
-        original.convert(received, converted)
+        convert_efficientnet_lite0(received, converted)
         return converted
     file, sha256 = (original.file, original.sha256) if original else (weights.file, weights.sha256)
     expected = f"SHA-256 {sha256}" + ("" if len(sha256) == 64 else "...")

@@ -207,9 +207,6 @@ def privacy_account(
     if noise is not None:
         known = account_of(noise.noise_multiplier, noise.delta)
         one = epsilon(noise.noise_multiplier, 1, noise.delta)
-        total = max(known["epsilon"].values(), default=0.0)
-        account["differential_privacy"] = {
-            **{"unit": UNIT, **asdict(noise), "epsilon_per_round": one, "epsilon_total": total},
-            **known,
-        }
+        spent = {"epsilon_per_round": one, "epsilon_total": max(known["epsilon"].values(), default=0.0)}
+        account["differential_privacy"] = {"unit": UNIT, **asdict(noise), **spent, **known}
     return account

@@ -20,7 +20,7 @@ TEACHER = "teacher"
 _NOTE = "the frozen SAM that the students learn from, on the same test images"
 _TEACHER_METHOD = Method(TEACHER, "SAM teacher alone", _NOTE, place=30)
 
-_METHODS = dict(sorted((methods() | {TEACHER: _TEACHER_METHOD}).items(), key=lambda item: item[1].place))
+_METHODS = dict(sorted({**methods(), TEACHER: _TEACHER_METHOD}.items(), key=lambda item: item[1].place))
 
 VARIANTS = {name: method.title for name, method in _METHODS.items()}
 """Titles of variants, and of the teacher, in the order of tables."""

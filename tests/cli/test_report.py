@@ -41,6 +41,7 @@ def test_several_runs_are_compared(runs, tmp_path, capsys):
         (["R", "--output-dir", "C", "--title", "T"], r"--output-dir: .* report of one run, which is in (.|\n)*--title"),
         (["R", "--no-overlays", "--data-root", "D"], "--data-root: expected an option .*, found it with --no-overlays"),
         (["R", "S", "--no-overlays"], "--no-overlays: expected an option of this report, found it with a comparison"),
+        (["R", "--datalist", "no/L"], "--datalist: expected that of the run, found no/L, which does not exist"),
         (["no/such/R", "--watch"], "R: expected the folder of a run in progress, found no such folder"),
     ],
 )

