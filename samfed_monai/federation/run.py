@@ -49,7 +49,6 @@ from samfed_monai.metrics import cost_of
 from samfed_monai.metrics.quality import MIN_IMAGES, Calibration, Quality
 from samfed_monai.metrics.quality_file import digests_of, write_quality
 from samfed_monai.networks.fpn import BASE
-from samfed_monai.networks.sam.adapter import read_header
 from samfed_monai.networks.weights import TEACHER, takes_teacher
 from samfed_monai.privacy import (
     CentralNoise,
@@ -560,6 +559,8 @@ def plan_problems(
         build: whether to also build the training components and the teacher's fit, which takes a second or so;
             networks that are SAM itself are not built, since that takes SAM's weights.
     """
+    from samfed_monai.networks.sam.adapter import read_header
+
     problems, privacy, guard = Problems(), Privacy(), UpdateGuard()
     with problems.collected():
         guard, privacy = _read_rules(plan)

@@ -49,9 +49,9 @@ def fake_sam(folder: Path, patch: pytest.MonkeyPatch) -> list[str]:
         return Half(canonical_hash(loaded[-1]))
 
     def read_header(path):
-        if b"|" not in path.read_bytes():
+        if b"|" not in Path(path).read_bytes():
             raise Refused([])
-        return SimpleNamespace(adapt=Adapt.LORA, base_sha256=path.read_bytes().partition(b"|")[2].decode())
+        return SimpleNamespace(adapt=Adapt.LORA, base_sha256=Path(path).read_bytes().partition(b"|")[2].decode())
 
     patch.setattr("samfed_monai.networks.sam.teacher.Teacher.load", load)
     patch.setattr(adapters, "read_header", read_header)
