@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SamFedError, KeyboardInterrupt) as error:
         return reported(error)
     except Terminated:
-        return reported(stopped_by_sigterm(*([arguments.kept] if "kept" in arguments else [])))
+        return reported(stopped_by_sigterm(getattr(arguments, "kept", None)))
     except Exception as error:
         from samfed_monai.config.workflow import unwrap
 

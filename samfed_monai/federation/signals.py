@@ -14,9 +14,9 @@ from samfed_monai.core.errors import AGAIN, WORK_KEPT, ExitCode, Stopped, Termin
 RECEIVED_SIGTERM = "received SIGTERM"
 
 
-def stopped_by_sigterm(kept: str = WORK_KEPT) -> Stopped:
+def stopped_by_sigterm(kept: str | None = None) -> Stopped:
     """Returns the error of a command that SIGTERM ended; the same command continues with the work that is kept."""
-    return Stopped(RECEIVED_SIGTERM, AGAIN, kept)
+    return Stopped(RECEIVED_SIGTERM, AGAIN, kept or WORK_KEPT)
 
 
 class Interrupted(Stopped):
