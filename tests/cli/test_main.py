@@ -287,6 +287,8 @@ def test_init_copies_bundle_and_never_overwrites(tmp_path, capsys):
     assert list((tmp_path / "new").iterdir()) == [copy]
     assert main(["init", "samfed_skin", str(copy)]) == 2
     assert "expected a new name, found" in capsys.readouterr().err
+    assert (main(["init", "samfed_skni", str(tmp_path / "x")]), (tmp_path / "x").exists()) == (2, False)
+    assert "did you mean 'samfed_skin'?" in capsys.readouterr().err
 
 
 def test_bundles_are_found_by_path_and_name(tmp_path):

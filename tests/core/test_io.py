@@ -283,14 +283,14 @@ def weights() -> dict[str, torch.Tensor]:
 
 def test_tensors_views_and_metadata_come_back_bit_for_bit(tmp_path: Path):
     path, view = tmp_path / "w.safetensors", torch.arange(6.0).reshape(2, 3).T.requires_grad_()
-    files.save_tensors(path, {**weights(), "view": view}, metadata={"rank": "4", "image_size": "64"})
+    files.save_tensors(path, {**weights(), "view": view}, metadata={"network_name": "basic_unet", "image_size": "64"})
     assert {name: (tensor.dtype, tensor.tolist()) for name, tensor in files.safe_load(path).items()} == {
         "conv.weight": (torch.float32, [[0, 1, 2], [3, 4, 5]]),
         "bn.num_batches_tracked": (torch.int64, 7),
         "view": (torch.float32, [[0, 3], [1, 4], [2, 5]]),
     }
-    assert read_header(path) == {"rank": "4", "image_size": "64"}
-    assert settings_of(path) == {"image_size": 64}
+    assert read_header(path) == {"network_name": "basic_unet", "image_size": "64"}
+    assert settings_of(path) == {"network_name": "basic_unet", "image_size": 64}
 
 
 @pytest.mark.parametrize("content", [weights(), {"model": weights()}])

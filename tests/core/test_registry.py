@@ -30,9 +30,8 @@ def test_names_are_sorted_and_registered_once(rules: Registry[str]):
     ("name", "hint"), [("confidense", "did you mean 'confidence'"), ("zzz", "choose one of the expected names")]
 )
 def test_unknown_name_is_refused_with_suggestion(rules: Registry[str], name: str, hint: str):
-    with pytest.raises(
-        Refused, match=rf"agreement rule: expected one of \['confidence', 'teacher'\], found '{name}'; {hint}"
-    ):
+    message = rf"agreement rule: expected one of \['confidence', 'teacher'\], found '{name}'; {hint}"
+    with pytest.raises(Refused, match=message):
         rules[name]
 
 

@@ -101,9 +101,8 @@ def test_computed_rounds_and_results_are_not_overwritten(tmp_path, held):
         RunFolder(tmp_path).open({**CONFIG, "rounds": 9})
     for damaged, where in (("[]", "json"), ('{"config": {"client": []}}', "config#client"), ('{"seeds": []}', "seeds")):
         (tmp_path / "run.json").write_text(damaged)
-        with pytest.raises(
-            Refused, match=rf"{where}: expected an object, found \[\] \(list\); restore the file from a"
-        ):
+        message = rf"{where}: expected an object, found \[\] \(list\); restore the file from a"
+        with pytest.raises(Refused, match=message):
             RunFolder(tmp_path).open(CONFIG)
     (tmp_path / "run.json").unlink()
     with pytest.raises(Refused, match=r"run.json: expected settings of the rounds or results .* no such file; restore"):
