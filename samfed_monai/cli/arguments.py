@@ -171,7 +171,7 @@ def absolute(path: str | Path | None) -> str | None:
     return None if path is None else str(Path(path).expanduser().resolve())
 
 
-def federate_command(bundle: str, datalist: str | Path, data_root: str | Path, classes: Sequence[str]) -> list[str]:
-    """Returns the words of a federation's command on a data list, to copy into a shell, without ``--output-dir``."""
-    words = ["samfed", "federate", bundle, "--datalist", as_argument(datalist), "--data-root", as_argument(data_root)]
+def on_list(start: Sequence[str], datalist: str | Path, root: str | Path, classes: Sequence[str] = ()) -> list[str]:
+    """Returns the words of a command to copy into a shell: its first words, then the options of a data list."""
+    words = [*start, "--datalist", as_argument(datalist), "--data-root", as_argument(root)]
     return [*words, "--classes", json.dumps(classes)] if classes else words

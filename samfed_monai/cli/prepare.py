@@ -11,7 +11,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from samfed_monai.cli.arguments import federate_command
+from samfed_monai.cli.arguments import on_list
 from samfed_monai.core.text import as_argument, counted, normal
 
 if TYPE_CHECKING:
@@ -131,12 +131,12 @@ def _print_summary(prepared: Prepared, given: Mapping[str, Any]) -> None:
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
     root = given.get("slices") or given.get("data_root") or given["root"]
-    command = federate_command("BUNDLE", prepared.path, root, datalist.classes)
     if given.get("test_only"):
-        words = ["samfed", "evaluate", "BUNDLE", "--model", "MODEL", *command[3:7], "--output-dir", "SCORES"]
-        lines += [f"next    {shlex.join(words)}"]
+        words = on_list(["samfed", "evaluate", "BUNDLE", "--model", "MODEL"], prepared.path, root)
+        lines += [f"next    {shlex.join([*words, '--output-dir', 'SCORES'])}"]
     elif prepared.report:
-        lines += [f"next    look at the report, then {shlex.join([*command, '--output-dir', 'RUN'])}"]
+        words = on_list(["samfed", "federate", "BUNDLE"], prepared.path, root, datalist.classes)
+        lines += [f"next    look at the report, then {shlex.join([*words, '--output-dir', 'RUN'])}"]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

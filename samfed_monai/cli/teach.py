@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 
-from samfed_monai.cli.arguments import add_bundle, add_data, add_device, federate_command, take_overrides
+from samfed_monai.cli.arguments import add_bundle, add_data, add_device, on_list, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.text import as_argument
 
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     given = {name: value for name, value in given.items() if value is not None} | overrides_of(arguments.extra)
     run_workflow(arguments.bundle, "teacher", given)
     classes = DataList.load(arguments.datalist).classes
-    words = federate_command(arguments.bundle, arguments.datalist, arguments.data_root, classes)
+    words = on_list(["samfed", "federate", arguments.bundle], arguments.datalist, arguments.data_root, classes)
     words += ["--adapter", as_argument(arguments.output)]
     used = sorted(USE_OF_TEACHER & given.keys() - {"adapt"})
     words += [word for name in used for word in (f"--{TEACHER}#{name}", as_argument(given[name]))]
