@@ -10,7 +10,7 @@ from samfed_monai.core.text import counted
 from samfed_monai.reports.rows import Cell
 from samfed_monai.reports.run_data import RunData
 from study.related import figures_of, is_the_start
-from study.related_plan import earlier_form, runs_of, with_more_labels
+from study.related_plan import earlier_form, newest, runs_of, with_more_labels
 
 
 def advice(records: str | Path) -> str:
@@ -22,14 +22,14 @@ def advice(records: str | Path) -> str:
     Raises:
         Refused: a record that cannot be read.
     """
-    figures = {
-        part: figures_of(runs_of(part, records)) for part in ("labelled", "weak", "abdomen_weak", "cardiac_unseen")
-    }
-    figures["polyp"] = figures_of(runs_of("polyp", records), runs_of("unseen", records))
+    parts = ("labelled", "weak", "abdomen_weak", "cardiac_unseen", "polyp", "unseen")
+    runs = {part: newest(runs_of(part, records)) for part in parts}
+    figures = {part: figures_of(runs[part], runs["unseen"] if part == "polyp" else ()) for part in parts}
+    earlier = {(part, run.row) for part in parts for run in runs[part] if earlier_form(run)}
 
     def row(part: str, name: str, column: str = "dice") -> str:
         """A method with its mean over seeds, if recorded; marked if the runs are of an earlier form."""
-        cell, mark = figures[part].get(name, {}).get(column), "\\*" if earlier_form(part, name) else ""
+        cell, mark = figures[part].get(name, {}).get(column), "\\*" if (part, name) in earlier else ""
         return f"`{name}`" if cell is None or cell.mean is None else f"`{name}` {cell.mean:.3f}{mark}"
 
     def rows(part: str, *names: str, column: str = "dice") -> str:

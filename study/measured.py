@@ -10,7 +10,7 @@ from samfed_monai.config.variants import methods
 from samfed_monai.core.text import counted
 from samfed_monai.reports.rows import FLOOR
 from samfed_monai.reports.style import as_difference
-from study.related_plan import NO_ROW, earlier_form, gains_by_site, runs_of, site_scores
+from study.related_plan import NO_ROW, earlier_form, gains_by_site, newest, runs_of, site_scores
 
 REFERENCE = {"polyp": "no_sam", "labelled": "supervised", "weak": "weak_labels"}
 """Part of the related systems to its reference method; this method itself is compared with the public set alone."""
@@ -30,13 +30,14 @@ def measured(records: str | Path) -> dict[str, str]:
     texts: dict[str, list[str]] = {}
     known = methods()
     for part, reference in REFERENCE.items():
-        scores = site_scores(runs_of(part, records))
+        runs = newest(runs_of(part, records))
+        scores, earlier = site_scores(runs), {run.row: what for run in runs if (what := earlier_form(run))}
         for row, blocks in scores.items():
             other, base = reference if row != reference else FLOOR, known[row].base if row in known else None
             text = f"{_OF[part]}, {_compared(blocks, scores.get(other, {}), other)}"
             if base not in (None, other) and (gains := gains_by_site(blocks, scores.get(str(base), {}))):
                 text += f"; {as_difference(fmean(gains.values()))} against `{base}`, on which it builds"
-            text += f"; the runs are of an earlier form: {what}" if (what := earlier_form(part, row)) else ""
+            text += f"; the runs are of an earlier form: {what}" if (what := earlier.get(row)) else ""
             texts.setdefault(row, []).append(text)
     without = {row: f"not measured: {why}" for row, why in NO_ROW.items()}
     return without | {row: "; ".join(texts) for row, texts in texts.items()}

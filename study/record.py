@@ -16,14 +16,15 @@ from samfed_monai.results import validate_results
 
 SUFFIX = ".jsonl"
 _KEYS = frozenset({"about", "results"})
-_ABOUT = ("row", "variant", "title", "note", "setting", "sweep", "place", "as", "overrides")
+_ABOUT = ("row", "variant", "title", "note", "setting", "sweep", "place", "as", "overrides", "earlier")
 
 
 def read_record(path: str | Path) -> list[RunData]:
     """Reads the runs of a record, in its order.
 
     Each line of a record is a JSON object with a run: ``results`` is its ``results.json`` without the command line,
-    which has paths of one machine; ``about`` is the description of its row by ``samfed compare``.
+    which has paths of one machine; ``about`` is the description of its row by ``samfed compare``, and ``earlier``, if
+    the method has changed since: how it differed.
 
     Args:
         path: a file that :func:`add_to_record` wrote.

@@ -316,7 +316,7 @@ def related_page(
     found = {part: runs_of(part, records) for part in PARTS}
     parts, pictures = [f"# {title or TITLE}", ""], {}
     parts += ["```", command, "```", ""] if command else []
-    now = {part: [run for run in runs if not earlier_form(part, run.row)] for part, runs in found.items()}
+    now = {part: [run for run in runs if not earlier_form(run)] for part, runs in found.items()}
     cells = figures_of(now["polyp"], now["unseen"])
     ranks = {part: ranked_rows(runs) for part, runs in now.items()}
     if not any(found.values()):
@@ -395,12 +395,15 @@ def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], recor
 def _earlier(found: Mapping[str, Sequence[RunData]]) -> list[str]:
     """Lines of a table of rows whose runs are of an earlier form of their method, with the difference; or none."""
     rows = []
-    for part, runs in found.items():
-        unseen = found["unseen"] if part == "polyp" else ()
-        cells = figures_of([run for run in runs if earlier_form(part, run.row)], unseen)
-        for row in sorted(cells, key=place_of) if part != "unseen" else ():
+    earlier = {part: [run for run in runs if earlier_form(run)] for part, runs in found.items()}
+    for part, runs in earlier.items():
+        if part == "unseen":  # its column is in the rows of polyps
+            continue
+        cells = figures_of(runs, earlier["unseen"] if part == "polyp" else ())
+        forms = {run.row: str(earlier_form(run)) for run in runs}
+        for row in sorted(cells, key=place_of):
             scores = [_formatted(key, cells[row].get(key), cells[row]["dice"].n) for key in GAINS]
-            rows.append([f"{title_of(row)} ({_name(row)})", PARTS[part], *scores, str(earlier_form(part, row))])
+            rows.append([f"{title_of(row)} ({_name(row)})", PARTS[part], *scores, forms[row]])
     heads = ["Row", "Part", *(HEADS[key] for key in GAINS), "What the runs are of"]
     return ["### Runs of an earlier form", "", *table(heads, rows, texts=len(heads))] if rows else []
 

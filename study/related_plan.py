@@ -64,27 +64,6 @@ NO_ROW = {
 }
 """Methods without a row, with the reason."""
 
-EARLIER = {
-    **dict.fromkeys(
-        ("heterogeneous", "hssf", "fedmd", "local_only"),
-        "the second network was lite0_fpn, which needs a weights file; it is basic_unet now",
-    ),
-    "apple": "the penalty was half as strong, and shares took steps without momentum",
-    "fedsemidg": "a round was averaged with weights by the gaps of the round before; now by its own gaps, as published",
-    "fedca": "the dictionary stayed at its site, which is `--strategy#share false` now",
-    "fca": "units of the small network, without labels; now units of SAM's adapter, on the sites' own masks",
-    **dict.fromkeys(
-        ("see", "see_few"),
-        "certainty, agreement and fidelity decided, one label per image was kept, and features were not grouped",
-    ),
-    "fedgin": "every site kept its normalisation layers, which is `fedgin_own_norm` now; as published, the whole "
-    "network is averaged",
-}
-"""Rows whose runs are of an earlier form of their method, with the difference, until they are run again."""
-
-BEFORE = ("polyp", "weak", "unseen", "skin")
-"""Parts with such runs; other parts were run with the current methods."""
-
 RENAMED = {"spp_fgc": "clustered_sites"}
 """Rows in records to the current name of their method, which computes the same."""
 
@@ -115,7 +94,7 @@ def rows_to_run(part: str, records: str | Path, *, only: Iterable[str] = (), see
         hint = "`python -m study related-rows polyp` lists those of a part"
         raise Refused([Problem("--only", found=text, expected="a row", hint=hint) for text in why])
     rows = [row for row in rows_of(part, records=records) if not only or row in only]
-    done = {run.row for run in runs_of(part, records) if run.seed == seed} if seed is not None else set()
+    done = {run.row for run in runs_of(part, records) if run.seed == seed and not earlier_form(run)}
     return [row for row in rows if row not in done]
 
 
@@ -185,9 +164,16 @@ def on_cpu(results: Mapping[str, Any]) -> bool:
     return device_of(results) == "cpu"
 
 
-def earlier_form(part: str, row: str) -> str | None:
-    """How the method differed when the row was run; ``None`` if it is unchanged."""
-    return EARLIER.get(row) if part in BEFORE else None
+def earlier_form(run: RunData) -> str | None:
+    """How the method differed when it was run, from the record; ``None`` if it is unchanged."""
+    return run.about.get("earlier")
+
+
+def newest(runs: Iterable[RunData]) -> list[RunData]:
+    """Runs without those of an earlier form of a method that also has runs of its current form."""
+    runs = list(runs)
+    current = {run.row for run in runs if not earlier_form(run)}
+    return [run for run in runs if run.row not in current or not earlier_form(run)]
 
 
 def dice_of(test: Mapping[str, Any]) -> float | None:
@@ -275,7 +261,8 @@ def share_of(part: str, rows: Sequence[str], seeds: Sequence[int], records: str 
             continue
         seconds = run.results.get("process", {}).get("processor_seconds")
         took.setdefault(run.row, []).append(run.results["seconds"]["total"] if seconds is None else seconds)
-    done = frozenset((run.row, run.seed) for run in runs if run.row in rows and run.seed in seeds)
+    current = {(run.row, run.seed) for run in runs if not earlier_form(run)}
+    done = frozenset((row, seed) for row, seed in current if row in rows and seed in seeds)
     return Share(part, rows, seeds, done, {row: fmean(values) for row, values in took.items()})
 
 

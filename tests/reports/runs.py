@@ -58,7 +58,7 @@ def write_run(
 
 def write_row(folder: Path, row: str, variant: str, seed: int, dice: float, *, place: int = 0, **more: Any) -> Path:
     """A run as a comparison with a file of rows leaves it; texts of the row differ from ``write_run``'s."""
-    texts = {key: more.pop(key) for key in ("title", "note", "setting", "sweep", "as") if key in more}
+    texts = {key: more.pop(key) for key in ("title", "note", "setting", "sweep", "as", "earlier") if key in more}
     write_run(folder, variant, seed, dice, **more)
     write_json(folder / "compare.json", {"row": row, "variant": variant, "place": place, "overrides": {}, **texts})
     return folder
