@@ -59,20 +59,21 @@ def figures_of(runs: Sequence[RunData], unseen: Sequence[RunData] = ()) -> dict[
 
     ``seconds`` are processor seconds of a round (training, server, aggregation). ``memory`` is the peak memory of the
     run's process in MB, less that of the reference row with the same seed. Both are only of runs on a CPU
-    (:func:`~study.related_plan.on_cpu`), and only with seeds for which the reference row ran on a CPU too, since other
-    runs may have used a slower processor.
+    (:func:`~study.related_plan.on_cpu`), and only if the reference row with the same seed ran on a CPU with the same
+    adapter, since other runs may have used a slower processor.
 
     Args:
         runs: runs of one part.
         unseen: runs of the same rows without one hospital; only its Dice is used.
     """
     table: dict[str, dict[str, dict[int, float | None]]] = {}
-    on_gpu = {run.seed for run in runs if run.row == REFERENCE and not on_cpu(run.results)}
+    base = {run.seed: run for run in runs if run.row == REFERENCE}
     for run in runs:
         results, of = run.results, table.setdefault(run.row, {})
         for name, value in _values(results).items():
             of.setdefault(name, {})[run.seed] = value
-        if run.seed in on_gpu:
+        other = base.get(run.seed)
+        if other and not (on_cpu(other.results) and _adapter_of(run) in (None, _adapter_of(other))):
             of["seconds"][run.seed] = of["memory"][run.seed] = None
     for run in unseen:
         tests = [splits["test"] for splits in run.results.get("unseen", {}).values() if "test" in splits]
@@ -365,7 +366,8 @@ READING = f"""\
   the share of the processors that the run had, since other work on the machine lengthens wall-clock time. Missing for
   a run that was stopped after most of its work.
 - *extra MB*: peak memory of the run's process above that of `{REFERENCE}`, with all sites in one process. Seconds and
-  memory are of runs on a CPU, with seeds for which `{REFERENCE}` ran on one; all other columns use all runs.
+  memory are of runs on a CPU, with seeds for which `{REFERENCE}` ran on one with the same adapter of SAM: another
+  adapter means another machine. All other columns use all runs.
 - *Against a row, higher, lower*: Wilcoxon's signed-rank test over blocks with Holm's correction for the number of rows;
   in brackets, the number of blocks in which a row is higher. Sites of one seed share a network, and seeds of one site
   share images, so blocks are not independent, and the tests find differences too easily."""
