@@ -151,13 +151,13 @@ class Problems(list[Problem]):
         problems.refuse_if_any()
     """
 
-    def add(self, where: str, *, found: str, expected: str, hint: str = "") -> None:
-        self.append(Problem(where=where, found=found, expected=expected, hint=hint))
+    def add(self, where: str, found: str, expected: str, hint: str = "") -> None:
+        self.append(Problem(where, found, expected, hint))
 
     def unless(self, holds: bool, where: str, found: object, expected: str, hint: str = "") -> None:
         """Adds a problem unless ``holds``; ``found`` is the value itself, shown by its ``repr``."""
         if not holds:
-            self.add(where, found=repr(found), expected=expected, hint=hint)
+            self.add(where, repr(found), expected, hint)
 
     @contextmanager
     def collected(self) -> Iterator[None]:
@@ -251,8 +251,7 @@ def name_problems(names: Iterable[str], where: str = "name of a file or folder")
     hint = "rename it; `convmv -f cp1252 -t utf8 -r --notest FOLDER` renames all files of a folder"
     hint = hint if encoding == "utf-8" else f"set LC_ALL=C.UTF-8: this shell reads names as {encoding}"
     more = f" and {len(unusual) - EXAMPLES} more" if len(unusual) > EXAMPLES else ""
-    expected = "UTF-8 without control characters"
-    return [Problem(where, found=", ".join(unusual[:EXAMPLES]) + more, expected=expected, hint=hint)]
+    return [Problem(where, ", ".join(unusual[:EXAMPLES]) + more, "UTF-8 without control characters", hint)]
 
 
 # pathlib's own message, before Python 3.13; shutil.copytree keeps only the messages of the errors
@@ -271,29 +270,34 @@ def machine_failure(error: BaseException) -> SamFedError | None:
     """
     if is_out_of_memory(error):
         return Stopped("memory ran out", f"add memory, or lower batch_size or image_size, then {AGAIN}")
-    if isinstance(error, BrokenPipeError):
-        return Stopped("the output was closed before the command ended")
-    if isinstance(error, RuntimeError) and (loop := _LOOP.match(str(error))):
-        return Refused([Problem(loop[2], found=os.strerror(errno.ELOOP), expected=_PLACES[errno.ELOOP])])
-    if isinstance(error, RuntimeError) and str(error) == "Could not determine home directory.":  # of pathlib
-        return Refused([Problem("a path with ~", "an unknown user", "~ or ~USER", "write ./~NAME for a file ~NAME")])
     if isinstance(error, UnicodeEncodeError):
         return Refused(name_problems([error.object[max(0, error.start - _CONTEXT) : error.end + _CONTEXT]]))
-    if not isinstance(error, OSError):
-        return None
+    if isinstance(error, OSError):
+        return _file_failure(error)
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    if loop := _LOOP.match(text):
+        return _file_failure(OSError(errno.ELOOP, "", loop[2]))
+    if text == "Could not determine home directory.":  # of pathlib
+        return refused("a path with ~", "an unknown user", "~ or ~USER", "write ./~NAME for a file ~NAME")
+    return None
+
+
+def _file_failure(error: OSError) -> SamFedError | None:
+    if isinstance(error, BrokenPipeError):
+        return Stopped("the output was closed before the command ended")
     if isinstance(error, shutil.Error) and (copied := _COPY.search(str(error))):
         return machine_failure(OSError(int(copied[1]), "", copied[2]))
     place = str(error.filename2 or error.filename or "")  # the second is the target of a copy
     if error.errno in DISK_FULL:
         where = f" ({place})" if place else ""
         return Stopped(f"the disk is full{where}", f"make room, then {AGAIN}", WORK_KEPT)
-    if error.errno in DRIVE_GONE and place:
-        reason = f"{place} failed with {os.strerror(error.errno or 0)!r}"
-        return Stopped(reason, f"check that its drive is connected, then {AGAIN}", WORK_KEPT)
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return Stopped("too many files are open at once", f"raise the limit (ulimit -n 4096), then {AGAIN}")
+    if error.errno in DRIVE_GONE and place:
+        reason = f"{place} failed with {os.strerror(error.errno)!r}"
+        return Stopped(reason, f"check that its drive is connected, then {AGAIN}", WORK_KEPT)
     if error.errno in _PLACES and place:
-        return Refused([Problem(place, found=os.strerror(error.errno), expected=_PLACES[error.errno])])
+        return refused(place, os.strerror(error.errno), _PLACES[error.errno])
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import errno
 import fcntl
@@ -15,6 +14,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -250,6 +250,7 @@ _JSON_HINTS = (
 )
 """Patterns of text at the position of a JSON error, and how to fix each."""
 _DECIMAL_COMMA = re.compile(r"\d,$")
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 @contextmanager
@@ -321,40 +322,46 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
         Refused: a missing file, invalid UTF-8 or JSON (with line and column), or a key twice in one object.
     """
     path, problems = Path(path), Problems()
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise refused(path, error.strerror or str(error), "a readable file", "check the path") from error
-    except UnicodeDecodeError as error:
-        raise refused(path, f"byte {error.start} is not UTF-8", "UTF-8 JSON", "save it as UTF-8") from error
-    if content.startswith(codecs.BOM_UTF8) and not byte_order_mark:
+    text = _read_text(path)
+    if text.startswith(_BYTE_ORDER_MARK) and not byte_order_mark:
         expected, hint = "no byte order mark (MONAI cannot read it)", "save it as UTF-8 without BOM"
         problems.add(path.name, found="one at the start of the file", expected=expected, hint=hint)
+    text = text.removeprefix(_BYTE_ORDER_MARK)
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in seen:
+        for key, count in Counter(key for key, _ in pairs).items():
+            if count > 1:
                 found, hint = "the same key twice in one object", "delete one (JSON would silently keep the last)"
                 problems.add(f"{path.name} -> {key}", found=found, expected="each key once", hint=hint)
-            seen[key] = value
-        return seen
+        return dict(pairs)
 
     try:
         parsed = parse_json(text, pairs=no_duplicates)
         if "\\ud" in text.lower():  # half a surrogate pair, which UTF-8 cannot encode
             json.dumps(parsed, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        lines = text.rstrip().split("\n")
-        line = lines[min(error.lineno, len(lines)) - 1].strip() if text.strip() else "an empty file"
-        where, found = f"{path.name}, line {error.lineno}, column {error.colno}", f"{line!r} ({error.msg})"
-        problems.add(where, found=found, expected="valid JSON", hint=_hint(text, error.pos))
+        problems.append(_syntax_problem(path.name, text, error))
     except ValueError as error:  # too deep, a number of too many digits for Python, or half a surrogate pair
         expected = "valid Unicode, numbers with few digits and little nesting"
         problems.add(path.name, found=str(error).partition(";")[0], expected=expected)
     problems.refuse_if_any()
     return parsed
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise refused(path, error.strerror or str(error), "a readable file", "check the path") from error
+    except UnicodeDecodeError as error:
+        raise refused(path, f"byte {error.start} is not UTF-8", "UTF-8 JSON", "save it as UTF-8") from error
+
+
+def _syntax_problem(name: str, text: str, error: json.JSONDecodeError) -> Problem:
+    lines = text.rstrip().split("\n")
+    line = lines[min(error.lineno, len(lines)) - 1].strip() if text.strip() else "an empty file"
+    where = f"{name}, line {error.lineno}, column {error.colno}"
+    return Problem(where, f"{line!r} ({error.msg})", "valid JSON", _hint(text, error.pos))
 
 
 def _hint(text: str, position: int) -> str:
@@ -436,11 +443,10 @@ def safe_load(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # pickle.UnpicklingError, and anything that a hostile pickle raises
         if is_out_of_memory(error):
             raise
-        if isinstance(error, (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError)):
-            found = (str(error).splitlines() or [type(error).__name__])[0]
-            raise refused(path, found=found, expected="a readable weights file") from error
-        hint = "never unpickle this file"
-        raise refused(path, found=type(error).__name__, expected="tensors only", hint=hint) from None
+        if not isinstance(error, (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError)):
+            raise refused(path, type(error).__name__, "tensors only", "never unpickle this file") from None
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        raise refused(path, found=found, expected="a readable weights file") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise refused(path, found="an object that is not a state dict", expected="tensors by name")
     if problems := check_tensors(tensors, where=path.name):
@@ -458,22 +464,22 @@ def check_tensors(
         like: tensors of the expected names, shapes and dtypes; ``None`` checks only finiteness.
         where: file or sender, for the message.
     """
-    problems = Problems()
-    if like is not None:
-        for name in sorted(like.keys() - tensors.keys()):
-            problems.add(f"{where} -> {name}", found="no such tensor", expected=f"shape {tuple(like[name].shape)}")
-        for name in sorted(tensors.keys() - like.keys()):
-            problems.add(f"{where} -> {name}", found="an unknown tensor", expected="a tensor of this network")
-        for name in tensors.keys() & like.keys():
-            if tensors[name].shape != like[name].shape:
-                found, expected = tuple(tensors[name].shape), tuple(like[name].shape)
-                problems.add(f"{where} -> {name}", found=f"shape {found}", expected=f"shape {expected}")
-            elif tensors[name].dtype != like[name].dtype:
-                problems.add(f"{where} -> {name}", found=str(tensors[name].dtype), expected=str(like[name].dtype))
-    for name, tensor in tensors.items():
-        if not all_finite(tensor):
-            problems.add(f"{where} -> {name}", found="NaN or infinity", expected="finite values")
-    return list(problems)
+    problems = [] if like is None else list(_differences(tensors, like, where))
+    infinite = (name for name, tensor in tensors.items() if not all_finite(tensor))
+    return [*problems, *(Problem(f"{where} -> {name}", "NaN or infinity", "finite values") for name in infinite)]
+
+
+def _differences(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], where: str) -> Iterator[Problem]:
+    for name in sorted(like.keys() - tensors.keys()):
+        yield Problem(f"{where} -> {name}", "no such tensor", f"shape {tuple(like[name].shape)}")
+    for name in sorted(tensors.keys() - like.keys()):
+        yield Problem(f"{where} -> {name}", "an unknown tensor", "a tensor of this network")
+    for name in sorted(tensors.keys() & like.keys()):
+        tensor, expected = tensors[name], like[name]
+        if tensor.shape != expected.shape:
+            yield Problem(f"{where} -> {name}", f"shape {tuple(tensor.shape)}", f"shape {tuple(expected.shape)}")
+        elif tensor.dtype != expected.dtype:
+            yield Problem(f"{where} -> {name}", str(tensor.dtype), str(expected.dtype))
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from samfed_monai.core.errors import Problems, machine_failure, refused
+from samfed_monai.core.errors import Problem, Problems, machine_failure, refused
 from samfed_monai.core.io import PRIVATE, make_folder, undo_on_error
 from samfed_monai.core.text import counted
+from samfed_monai.core.validators import require
 from samfed_monai.data.datalist import unsafe
 
 logger = logging.getLogger(__name__)
@@ -98,11 +99,18 @@ def _open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
 
 def _checked_members(archive: Path) -> list[zipfile.ZipInfo]:
     """Returns an archive's members with their names on disk, after checking that all are safe to write."""
-    problems, by_path = Problems(), dict[str, zipfile.ZipInfo]()
     with _open_zip(archive) as opened:
         members = opened.infolist()
     for member in members:
-        mode, member.filename = stat.S_IFMT(member.external_attr >> 16), _member_name(member)
+        member.filename = _member_name(member)
+    require(_unsafe_members(archive.name, members), _size_problems(archive, members))
+    return members
+
+
+def _unsafe_members(archive: str, members: list[zipfile.ZipInfo]) -> Iterator[Problem]:
+    by_path: dict[str, zipfile.ZipInfo] = {}
+    for member in members:
+        mode = stat.S_IFMT(member.external_attr >> 16)
         path = str(PurePosixPath(member.filename))  # "./a" and "b//c" are written where "a" and "b/c" are
         reason = unsafe(member.filename)
         if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -112,13 +120,16 @@ def _checked_members(archive: Path) -> list[zipfile.ZipInfo]:
         elif reason is None and not member.is_dir() and by_path.setdefault(path, member) is not member:
             reason = f"the path of {by_path[path].orig_filename!r}"
         if reason is not None:
-            expected, hint = "plain members inside the archive's own folder, each with a path of its own", UNPACK_HINT
-            problems.add(f"{archive.name} -> {member.orig_filename}", found=reason, expected=expected, hint=hint)
+            expected = "plain members inside the archive's own folder, each with a path of its own"
+            yield Problem(f"{archive} -> {member.orig_filename}", reason, expected, UNPACK_HINT)
     for member in members:
         inside = PurePosixPath(member.filename, "x") if member.is_dir() else PurePosixPath(member.filename)
         if parent := next((str(each) for each in inside.parents if str(each) in by_path), None):
-            where, found = f"{archive.name} -> {member.orig_filename}", f"the file {parent!r} above it"
-            problems.add(where, found=found, expected="a folder above it", hint=UNPACK_HINT)
+            where, found = f"{archive} -> {member.orig_filename}", f"the file {parent!r} above it"
+            yield Problem(where, found, "a folder above it", UNPACK_HINT)
+
+
+def _size_problems(archive: Path, members: list[zipfile.ZipInfo]) -> Iterator[Problem]:
     size, packed = sum(member.file_size for member in members), archive.stat().st_size
     free = shutil.disk_usage(archive.parent).free
     for limit, allowed in (
@@ -127,10 +138,8 @@ def _checked_members(archive: Path) -> list[zipfile.ZipInfo]:
         (max(GIB, MAX_RATIO * packed), f"{MAX_RATIO} times its size"),
     ):
         if size > limit:
-            found, hint = f"{size / GIB:.1f} GiB unpacked", "free disk space, or unpack it yourself if you trust it"
-            problems.add(archive.name, found=found, expected=f"at most {allowed}", hint=hint)
-    problems.refuse_if_any()
-    return members
+            hint = "free disk space, or unpack it yourself if you trust it"
+            yield Problem(archive.name, f"{size / GIB:.1f} GiB unpacked", f"at most {allowed}", hint)
 
 
 def _member_name(member: zipfile.ZipInfo) -> str:

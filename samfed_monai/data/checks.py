@@ -205,8 +205,7 @@ def leaks(datalist: DataList) -> list[Problem]:
         if (first_use[0], first_use[1]) != (site, split) and (split in MEASURING or first_use[1] in MEASURING):
             found = f"the same bytes in {describe(*current)} and, as {first_use[2]}, in {describe(*first_use)}"
             expected = f"images of {split.value if split in MEASURING else first_use[1].value} in no other split"
-            hint = "remove it from one split, or the scores are too high"
-            problems.add(item.image, found=found, expected=expected, hint=hint)
+            problems.add(item.image, found, expected, "remove it from one split, or the scores are too high")
     return list(problems)
 
 

@@ -155,8 +155,7 @@ def read_coco(path: Path) -> list[AnnotatedImage]:
     for place, entry in enumerate(content["images"]):
         picture = AnnotatedImage(path, entry["file_name"], int(entry["height"]), int(entry["width"]))
         if pictures.setdefault(_id(entry["id"]), picture) is not picture or names[picture.file_name] > 1:
-            found, where = f"{picture.file_name!r} or its id twice", f"{path} -> images#{place}"
-            problems.add(where, found=found, expected="each image once")
+            problems.add(f"{path} -> images#{place}", f"{picture.file_name!r} or its id twice", "each image once")
     category_names: dict[Any, str] = {}
     for place, entry in enumerate(content["categories"]):
         if (key := _id(entry["id"])) in category_names:
@@ -330,69 +329,89 @@ def draw_coco(
         Refused: all problems of the COCO files, or else of images and annotations; an existing mask differs. Nothing
             is written then.
     """
-    root, problems = Path(root), Problems()
+    root, problems, pictures = Path(root), Problems(), list[AnnotatedImage]()
     require(installed("pycocotools", "coco", str(root), "no pycocotools", "pycocotools, for COCO"))
-    files = {site: sorted([*site.glob("*.json"), *site.glob("annotations/*.json")]) for site in sites_in(root).values()}
-    output_path = Path(output).resolve() if output is not None else None
-    files = {site: [path for path in paths if path.resolve() != output_path] for site, paths in files.items()}
-    if not any(files.values()):
-        expected, hint = "COCO annotations of a site", "put them into DIR/<site>/annotations, next to DIR/<site>/images"
-        raise refused(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, hint=hint)
-    pictures, masks, sentences = list[AnnotatedImage](), dict[Path, bytes](), list[str]()
+    files = _annotation_files(root, output)
     for file in [file for paths in files.values() for file in paths]:
         with problems.collected():
             pictures += read_coco(file)
     problems.refuse_if_any()
     pictures = select_categories(pictures, categories)
-    for site in (site for site, paths in files.items() if paths):
-        require_writable(site / "masks")  # before any mask is drawn
+    for folder in (folder for folder, paths in files.items() if paths):
+        require_writable(folder / "masks")  # before any mask is drawn
     of_categories = f" of {' or '.join(categories)}" if categories else ""
-    for site, paths in files.items():
+    masks, sentences = dict[Path, bytes](), list[str]()
+    for folder, paths in files.items():
         if not paths:
-            sentences.append(f"{site.name} has no COCO file (*.json, annotations/*.json): used without changes")
+            sentences.append(f"{folder.name} has no COCO file (*.json, annotations/*.json): used without changes")
             continue
-        images, without_annotations = _Images(site), 0
+        site = _Site(folder, of_categories)
         of_site = [picture for picture in pictures if picture.where in paths]
-        for picture in progress_bar(of_site, desc=f"drawing {site.name}", unit="mask"):
+        for picture in progress_bar(of_site, desc=f"drawing {folder.name}", unit="mask"):
             with problems.collected():
-                path = images.image_of(picture, skip_unreadable)
-                if path is None:
-                    continue
-                place = images.mask_of(path)
-                if not picture.annotations and not blank_is_empty:
-                    without_annotations += 1
-                    if place.exists():  # left by an earlier call, it would be used as the picture's mask
-                        expected = f"none: its image has no annotation{of_categories}"
-                        raise refused(place, "a mask", expected, "move it away, or annotate the image")
-                elif place in masks:
-                    found = f"{picture.file_name} a second time"
-                    raise refused(picture.where, found, "each image once", "keep one entry")
-                else:
-                    masks[place] = png_of(picture.mask() * np.uint8(255))
-        if without_annotations:
-            subject = counted(without_annotations, f"image of {site.name} has", f"images of {site.name} have")
-            sentences.append(f"{subject} no annotation{of_categories}: used as unlabelled")
-        if images.unlisted:
-            subject = counted(len(images.unlisted), f"image of {site.name} is", f"images of {site.name} are")
-            sentences.append(f"{subject} in no COCO file, such as {relative(next(iter(images.unlisted)), root)}")
+                site.draw(picture, blank_is_empty=blank_is_empty, skip_unreadable=skip_unreadable)
+        masks |= site.masks
+        sentences += site.sentences(root)
     problems.refuse_if_any()
     write_new(masks, {} if written is None else written)
     return sentences
 
 
-class _Images:
-    """Finds the images of a site by their names in COCO files.
+def _annotation_files(root: Path, output: str | Path | None) -> dict[Path, list[Path]]:
+    """Returns the COCO files of each site's folder, without the list to write."""
+    found = {site: sorted([*site.glob("*.json"), *site.glob("annotations/*.json")]) for site in sites_in(root).values()}
+    output = Path(output).resolve() if output is not None else None
+    files = {site: [path for path in paths if path.resolve() != output] for site, paths in found.items()}
+    if not any(files.values()):
+        expected, hint = "COCO annotations of a site", "put them into DIR/<site>/annotations, next to DIR/<site>/images"
+        raise refused(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, hint=hint)
+    return files
+
+
+class _Site:
+    """Draws the masks of a site, whose images it finds by their names in COCO files.
 
     Paths are compared from their ends, as in :class:`~samfed_monai.data.partitions.Groups`; they may have slashes or
     backslashes and be percent-encoded. A path from a COCO file is never opened.
+
+    Args:
+        site: its folder.
+        of_categories: the foreground, for messages.
     """
 
-    def __init__(self, site: Path) -> None:
-        self.site, self.unlisted = site, dict.fromkeys(list_images(site / "images"))
+    def __init__(self, site: Path, of_categories: str) -> None:
+        self.site, self.of_categories, self.without_annotations = site, of_categories, 0
+        self.masks, self.unlisted = dict[Path, bytes](), dict.fromkeys(list_images(site / "images"))
         self._by_name: dict[str, list[Path]] = {}
         for path in self.unlisted:
             self._by_name.setdefault(normal(path.name), []).append(path)
         self._stem_counts = Counter(stem(path.name) for path in self.unlisted)
+
+    def draw(self, picture: AnnotatedImage, *, blank_is_empty: bool, skip_unreadable: bool) -> None:
+        """Draws a picture's mask; arguments as of :func:`draw_coco`."""
+        image = self.image_of(picture, skip_unreadable)
+        if image is None:
+            return
+        place = self.mask_of(image)
+        if not picture.annotations and not blank_is_empty:
+            self.without_annotations += 1
+            if place.exists():  # left by an earlier call, it would be used as the picture's mask
+                expected = f"none: its image has no annotation{self.of_categories}"
+                raise refused(place, "a mask", expected, "move it away, or annotate the image")
+        elif place in self.masks:
+            raise refused(picture.where, f"{picture.file_name} a second time", "each image once", "keep one entry")
+        else:
+            self.masks[place] = png_of(picture.mask() * np.uint8(255))
+
+    def sentences(self, root: Path) -> Iterator[str]:
+        """Yields sentences on images without annotations, and on images that no COCO file names."""
+        name = self.site.name
+        if self.without_annotations:
+            subject = counted(self.without_annotations, f"image of {name} has", f"images of {name} have")
+            yield f"{subject} no annotation{self.of_categories}: used as unlabelled"
+        if self.unlisted:
+            subject = counted(len(self.unlisted), f"image of {name} is", f"images of {name} are")
+            yield f"{subject} in no COCO file, such as {relative(next(iter(self.unlisted)), root)}"
 
     def mask_of(self, image: Path) -> Path:
         """Returns the path of an image's mask; if several images share its name, in a subfolder as the image's."""

@@ -360,8 +360,7 @@ def freeze(lists: Mapping[Path, DataList]) -> None:
                 missing.append(path)
             elif existing.hash != datalist.hash:
                 found = f"another data list, {existing.name!r} ({existing.hash[:12]})"
-                expected = f"no file, or the same list ({datalist.hash[:12]})"
-                problems.add(str(path), found=found, expected=expected, hint=OUTPUT_HINT)
+                problems.add(str(path), found, f"no file, or the same list ({datalist.hash[:12]})", OUTPUT_HINT)
     problems.refuse_if_any()
     for path in missing:
         lists[path].save(path)

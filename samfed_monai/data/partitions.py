@@ -504,8 +504,7 @@ def _read_groups(path: Path, column: str) -> list[tuple[str, str]]:
         elif any("\n" in row[place] or "\r" in row[place] for place in columns if place < len(row)):
             problems.add(where, found="a value with a line break", expected="a name and a group", hint=QUOTES_HINT)
         elif not name:
-            expected, hint = f"a name in the column {key!r}", "complete the row, or delete it"
-            problems.add(where, found="none", expected=expected, hint=hint)
+            problems.add(where, "none", f"a name in the column {key!r}", "complete the row, or delete it")
         elif changed := next(filter(_CHANGED_BY_EXCEL.fullmatch, (name, group)), None):
             hint = "Excel has changed it: format the column as text, and enter the values again"
             problems.add(where, found=repr(changed), expected="the original name and group", hint=hint)

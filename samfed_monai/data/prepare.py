@@ -161,8 +161,7 @@ def check_options(options: Options) -> None:
     given, default = vars(options), vars(Options(options.output))
     for name in NOT_WITH_TEST_ONLY if options.test_only else ():
         if (given[name] or None) != (default[name] or None):
-            option = f"--{name.replace('_kinds', '-kind').replace('_', '-')}"
-            problems.add(option, found="a value", expected=NOTHING, hint="leave it out")
+            problems.add(f"--{name.replace('_kinds', '-kind').replace('_', '-')}", "a value", NOTHING, "leave it out")
     if options.groups is None and options.group_column != default["group_column"]:
         expected, hint = "--groups FILE.csv as well", "give both options, or neither"
         problems.add("--group-column", found=repr(options.group_column), expected=expected, hint=hint)

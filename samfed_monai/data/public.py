@@ -253,8 +253,7 @@ def _refuse_different_copies(copies: Mapping[str, str], root: Path) -> None:
         with suppress(Unreadable):
             small = [Image.fromarray(read_image(root / each)).resize((16, 16), Image.Resampling.BOX) for each in names]
             if max(ImageStat.Stat(ImageChops.difference(*small)).mean) > MAX_COPY_DIFFERENCE:
-                found, expected = f"a different image from {names[1]}", "one image of each name"
-                problems.add(names[0], found=found, expected=expected, hint=hint)
+                problems.add(names[0], f"a different image from {names[1]}", "one image of each name", hint)
     problems.refuse_if_any()
 
 
@@ -309,8 +308,7 @@ def _first_by_name(named: Iterable[tuple[str, Path]], root: Path, problems: Prob
     by_name: dict[str, Path] = {}
     for name, path in named:
         if (first := by_name.setdefault(name, path)) != path:
-            found = f"{name} also in {relative(first, root)}"
-            problems.add(relative(path, root), found=found, expected="each name once", hint=hint)
+            problems.add(relative(path, root), f"{name} also in {relative(first, root)}", "each name once", hint)
     return by_name
 
 

@@ -209,8 +209,7 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
         shown = ", ".join(map(str, values[:6])) + (", …" if len(values) > 6 else "")
         hint = TO_8_BIT if raw.mode == "F" else _threshold_hint(grey, lossy=lossy)
         found = f"a {'lossy ' if lossy else ''}mask with {len(values)} grey levels ({shown})"
-        expected = "a binary mask, {0, 255}" if lossy else "a binary mask, {0, 1} or {0, 255}"
-        raise refused(name, found=found, expected=expected, hint=hint)
+        raise refused(name, found, "a binary mask, {0, 255}" if lossy else "a binary mask, {0, 1} or {0, 255}", hint)
     grey = to_8_bit(grey)
     return (grey >= threshold).astype(np.uint8), _grey_levels(grey)
 
@@ -448,24 +447,9 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
         if page.imagewidth * page.imagelength > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{page.imagewidth} x {page.imagelength} pixels")
         tags.refuse_unsupported(numbers)
-        lost = page.compression == UNCOMPRESSED and tags.bits % 8 == 0 and sum(page.databytecounts) < page.nbytes
-        places = [*page.dataoffsets, *page.databytecounts]
-        if lost or not all(places) or len(page.dataoffsets) < prod(page.chunked):
-            raise ValueError("missing strips or tiles")
-        jpeg_of_pillow = page.compression == JPEG and tags.bits == 8 and (tags.planar or tags.samples in (1, 3, 4))
-        if page.compression in DEFLATE:  # libtiff does not compare the checksum, and tifffile does not limit the size
-            most = prod(page.chunks) * -(-tags.bits // 8)
-            if any(len(zlib.decompressobj().decompress(strip, most + 1)) > most for strip in _strips(page)):
-                raise ValueError("strips or tiles that are larger than the image")
-        elif jpeg_of_pillow:
-            for strip in _strips(page):
-                jpeg = (page.jpegtables[:-2] + strip[2:] if page.jpegtables else strip) + b"\xff\xd9"
-                if fault := scan_fault(jpeg):
-                    raise ValueError(fault)
-        colours, image = tags.samples > 1 and tags.bits == 16, None
-        # Pillow misreads some uncompressed separate planes
-        misread_by_pillow = tags.planar and page.compression == UNCOMPRESSED and (colours or tags.photometric != CMYK)
-        if not misread_by_pillow and (tags.kind, tags.bits) in NUMBERS_BY_PILLOW and page.compression != WEBP:
+        _check_strips(page, tags)
+        image = None
+        if tags.by_pillow:
             with suppress(Image.UnidentifiedImageError, ValueError):  # ValueError for pixels that Pillow does not read
                 image = _tiff_by_pillow(content, index, tags, numbers)
         image = image or _tiff_by_tifffile(page, tags)
@@ -476,8 +460,24 @@ def _decode_tiff(content: bytes, name: str, numbers: bool) -> Image.Image:
         raise ValueError("no pixels")
     image.format = "TIFF"
     image.info |= {"lossy": page.compression not in LOSSLESS}
-    image.info |= {"deep": colours, "turned": page.tags.valueof(274, 1) in range(2, 9)}
+    image.info |= {"deep": tags.deep, "turned": page.tags.valueof(274, 1) in range(2, 9)}
     return image
+
+
+def _check_strips(page: Any, tags: _Tags) -> None:
+    """Finds missing, too large and damaged strips or tiles that decoders would not report."""
+    lost = page.compression == UNCOMPRESSED and tags.bits % 8 == 0 and sum(page.databytecounts) < page.nbytes
+    if lost or not all([*page.dataoffsets, *page.databytecounts]) or len(page.dataoffsets) < prod(page.chunked):
+        raise ValueError("missing strips or tiles")
+    if page.compression in DEFLATE:  # libtiff does not compare the checksum, and tifffile does not limit the size
+        most = prod(page.chunks) * -(-tags.bits // 8)
+        if any(len(zlib.decompressobj().decompress(strip, most + 1)) > most for strip in _strips(page)):
+            raise ValueError("strips or tiles that are larger than the image")
+    elif page.compression == JPEG and tags.bits == 8 and (tags.planar or tags.samples in (1, 3, 4)):
+        for strip in _strips(page):
+            jpeg = (page.jpegtables[:-2] + strip[2:] if page.jpegtables else strip) + b"\xff\xd9"
+            if fault := scan_fault(jpeg):
+                raise ValueError(fault)
 
 
 class _Tags:
@@ -494,6 +494,14 @@ class _Tags:
             raise self.refusal(258, f"samples of {sorted(bits)} bits and formats {sorted(kinds)}", "the same for all")
         (self.kind,), (self.bits,) = kinds, bits
         self.extra = tuple(int(each) for each in page.extrasamples)
+        self.deep = self.samples > 1 and self.bits == 16
+
+    @property
+    def by_pillow(self) -> bool:
+        """Whether Pillow reads the samples; it misreads some uncompressed separate planes."""
+        is_plain = self.page.compression == UNCOMPRESSED
+        is_misread = self.planar and is_plain and (self.deep or self.photometric != CMYK)
+        return not is_misread and self.page.compression != WEBP and (self.kind, self.bits) in NUMBERS_BY_PILLOW
 
     def refusal(self, tag: int, found: str, expected: str, hint: str = TO_8_BIT) -> Refused:
         from tifffile import TIFF
@@ -513,6 +521,9 @@ class _Tags:
             raise self.refusal(258 if self.kind == UNSIGNED else 339, what, expected)
         if self.photometric == WHITE_IS_ZERO and (self.kind != UNSIGNED or self.bits not in (1, 2, 4, 8, 16)):
             raise self.refusal(262, f"white as zero with {what}", "black as zero")
+        self._refuse_channels()
+
+    def _refuse_channels(self) -> None:
         alpha = sum(each in (ASSOCIATED, UNASSOCIATED) for each in self.extra)
         if self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and self.samples - alpha > 1:
             raise self.refusal(277, f"{self.samples} grey channels", "one", SPLIT)
@@ -604,30 +615,35 @@ def _tiff_by_tifffile(page: Any, tags: _Tags) -> Image.Image:
         raise tags.refusal(338, "colours multiplied by alpha", "separate alpha, or none")
     if tags.bits % 8 or (tags.photometric == RGB and tags.samples < len("RGB")):
         raise tags.refusal(258, f"{tags.samples} samples of {tags.bits} bits", "grey or RGB of 8 or 16 bits")
+    values = _stored_values(page, tags)
+    if tags.samples > 1:
+        colours = len("RGB") if tags.photometric == RGB else 1
+        alpha = [colours + place for place, kind in enumerate(tags.extra) if kind == UNASSOCIATED]
+        values = values[..., [*range(colours), *alpha[:1]] if unsigned else 0]
+    if values.ndim > 2:
+        values = to_8_bit(values)
+    elif unsigned or (tags.bits == 8 and values.min() >= 0):
+        values = values.astype(f"u{values.itemsize}")
+    elif tags.kind == FLOAT:
+        values = values.astype(np.float32)
+    else:
+        values = np.clip(values, -1, 65536).astype(np.int32)
+    image = Image.fromarray(values)
+    image.getexif()[274] = int(page.tags.valueof(274, 1))
+    return image
+
+
+def _stored_values(page: Any, tags: _Tags) -> NDArray[Any]:
+    """Returns the samples, (H, W) or (H, W, samples), with black as 0."""
     try:
-        values: NDArray[Any] = page.asarray()
+        values = page.asarray()
     except ValueError as error:
         if "imagecodecs" not in str(error):
             raise
         hint = "pip install 'samfed-monai[tiff]', or save it without compression"
         raise tags.refusal(259, f"the compression {page.compression.name}", "a supported compression", hint) from None
     values = np.moveaxis(values, 0, -1) if tags.planar else values
-    if tags.photometric == WHITE_IS_ZERO:
-        values = np.iinfo(values.dtype).max - values
-    if tags.samples > 1:
-        colours = len("RGB") if tags.photometric == RGB else 1
-        alpha = [colours + place for place, kind in enumerate(tags.extra) if kind == UNASSOCIATED]
-        values = values[..., [*range(colours), *alpha[:1]] if unsigned else 0]
-    if values.ndim > 2:
-        image = Image.fromarray(to_8_bit(values))
-    elif unsigned or (tags.bits == 8 and values.min() >= 0):
-        image = Image.fromarray(values.astype(f"u{values.itemsize}"))
-    elif tags.kind == FLOAT:
-        image = Image.fromarray(values.astype(np.float32))
-    else:
-        image = Image.fromarray(np.clip(values, -1, 65536).astype(np.int32))
-    image.getexif()[274] = int(page.tags.valueof(274, 1))
-    return image
+    return np.iinfo(values.dtype).max - values if tags.photometric == WHITE_IS_ZERO else values
 
 
 def to_8_bit(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.text import counted
 from samfed_monai.core.validators import in_range, one_of, require
 from samfed_monai.data.checks import NO_FILE, RESTORE, hash_problems, ids_of, wrong_root
-from samfed_monai.data.datalist import DataList, LabelKind, Split, confine, freeze
+from samfed_monai.data.datalist import DataList, Item, LabelKind, Split, confine, freeze
 from samfed_monai.data.partitions import clusters, draw, subset
 
 _warn_once = lru_cache(logging.getLogger(__name__).warning)
@@ -126,10 +126,9 @@ def load_records(
     files = [name for item in items for name in (item.image, item.label if with_labels else None) if name is not None]
     require(wrong_root(files, data_root, place))
     owner = "" if split == Split.PUBLIC else site
-    owned, slices = [item for name, _, item in datalist.items() if name == owner], {(i.volume, i.slice) for i in items}
-    incomplete = {item.volume for item in owned if (item.volume, item.slice) not in slices} & {i.volume for i in items}
-    ids = ids_of([item.image for item in owned])
-    problems, records = Problems(), []
+    owned = [item for name, _, item in datalist.items() if name == owner]
+    ids, problems, records = ids_of([item.image for item in owned]), Problems(), list[Record]()
+    volumes = _whole_volumes(items, owned, place) if split in (Split.VALIDATION, Split.TEST) else set[str]()
     for index, item in enumerate(items):
         record: Record = {"id": ids[item.image], "image_sha256": item.sha256, "site": site or ""}
         if split == Split.PUBLIC:
@@ -138,28 +137,45 @@ def load_records(
         record["image"] = _existing_path(data_root, item.image, problems, item.sha256 if checked else None)
         if with_labels and item.label is not None:
             record["label"] = _existing_path(data_root, item.label, problems, item.label_sha256 if checked else None)
-            if item.weak:
-                record["label_kind"] = item.label_kind
-            if datalist.mask_threshold is not None:
-                record["mask_threshold"] = datalist.mask_threshold
-            if datalist.classes:
-                record["classes"] = len(datalist.classes)
+            record |= _label_keys(item, datalist)
         if item.group is not None:
             record["group"] = item.group
-        if item.volume in incomplete and split in (Split.VALIDATION, Split.TEST):
-            _warn_once(f"{place}: {counted(len(incomplete), 'volume')} cut by a limit or split, not scored as a whole")
-        elif item.volume is not None and split in (Split.VALIDATION, Split.TEST):
+        if item.volume in volumes:
             record |= {"volume": item.volume, "slice": item.slice or 1, "spacing": item.spacing or NO_SPACING}
         records.append(record)
     if not weak_labels:
         problems.extend(weak_problems([str(item.label_kind) for item in items if with_labels and item.weak], place))
     problems.refuse_if_any()
+    _equalize_keys(records)
+    return records
+
+
+def _whole_volumes(items: Sequence[Item], owned: Sequence[Item], place: str) -> set[str]:
+    """Returns the volumes with all of their owned slices among the items; others are reported in a warning."""
+    slices = {(item.volume, item.slice) for item in items}
+    volumes = {item.volume for item in items if item.volume is not None}
+    incomplete = {item.volume for item in owned if (item.volume, item.slice) not in slices} & volumes
+    if incomplete:
+        _warn_once(f"{place}: {counted(len(incomplete), 'volume')} cut by a limit or split, not scored as a whole")
+    return volumes - incomplete
+
+
+def _label_keys(item: Item, datalist: DataList) -> Record:
+    keys = {
+        "label_kind": item.label_kind if item.weak else None,
+        "mask_threshold": datalist.mask_threshold,
+        "classes": len(datalist.classes) or None,
+    }
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+def _equalize_keys(records: Sequence[Record]) -> None:
+    """Adds optional keys that one record has to all, as a batch is made of equal keys."""
     no_volume = {"volume": "", "slice": 0, "spacing": NO_SPACING}
     for key, default in {"group": "", "label_kind": LabelKind.MASK.value, **no_volume}.items():
-        if any(key in record for record in records):  # a batch is made of equal keys
+        if any(key in record for record in records):
             for record in records:
                 record.setdefault(key, default)
-    return records
 
 
 def without_duplicates(records: Sequence[Record]) -> list[Record]:
@@ -199,8 +215,7 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
     groups = clusters([r["image_sha256"] for r in records], [r.get("group") for r in records])
     if fraction > 0 and len(groups) < 2:
         found = f"{counted(len(groups), 'independent group')} of images"
-        hint = "add public images of other groups"
-        raise refused("public", found=found, expected="at least 2, one to hold out", hint=hint)
+        raise refused("public", found, "at least 2, one to hold out", "add public images of other groups")
     random = np.random.default_rng(derive_seed(seed, "held-out"))
     drawn = draw([len(cluster) for cluster in groups], round(fraction * len(records)) or int(fraction > 0), random)
     held_out = {index for cluster in drawn for index in groups[cluster]}

@@ -211,8 +211,7 @@ def weaken_list(
         elif weak_kinds := [str(item.label_kind) for item in datalist.sites[site].unlabelled if item.weak]:
             found = f"{counted(len(weak_kinds), 'weak label')} ({', '.join(sorted(set(weak_kinds)))})"
             hint = "use the list with masks; a site that is not in --kind keeps its labels"
-            expected = "masks to make weak labels from"
-            problems.add(f"sites -> {site} -> unlabelled", found=found, expected=expected, hint=hint)
+            problems.add(f"sites -> {site} -> unlabelled", found, "masks to make weak labels from", hint)
         elif not any(item.label for item in datalist.sites[site].unlabelled):
             hint = "make the list with masks of the sites' own images"
             problems.add(f"sites -> {site} -> unlabelled", found="no masks", expected="masks to derive from", hint=hint)
