@@ -38,8 +38,7 @@ def packaged_bundle(name: str, others: str = "") -> Path:
     """
     bundles = packaged_bundles()
     if name not in bundles:
-        hint = did_you_mean(name, bundles)
-        raise refused("bundle", found=repr(name), expected=f"{others}one of {sorted(bundles)}", hint=hint)
+        raise refused("bundle", repr(name), f"{others}one of {sorted(bundles)}", did_you_mean(name, bundles))
     return bundles[name]
 
 

@@ -30,6 +30,7 @@ from samfed_monai.config.parse import (
     WORKFLOWS,
     BundleConfig,
     children,
+    is_disabled,
     is_note,
     join_id,
     lookup,
@@ -56,7 +57,7 @@ USED_WITH: dict[str, tuple[Sequence[str], Callable[[Any], bool]]] = {
     "evaluate_limit": (["evaluate_on"], bool),
     "fraction": (["schedule", "label_schedule"], lambda name: name != "constant"),
     "passes": (["steps"], lambda steps: steps is None),
-    "store": (["masks_for"], lambda guide: not (isinstance(guide, dict) and guide.get(DISABLED) is True)),
+    "store": (["masks_for"], lambda guide: not is_disabled(guide)),
     "teacher_sha256": (["store"], bool),
     "warm_start_held_out": (["warm_start_steps"], bool),
 }
@@ -111,35 +112,42 @@ def check_override_ids(config: BundleConfig, *, lazy: bool = False) -> Iterator[
         config: the layers.
         lazy: imports no components to check arguments that a file sets and no lower layer has; these are accepted.
     """
-    for index, (layer, pairs) in enumerate(config.layers):
-        below, accept_new = config.below(index), lazy and not config.is_given(index)
-        for key, value in pairs.items():
+    for index in range(1, len(config.layers)):  # the first file defines its ids
+        for key, value in config.layers[index][1].items():
             parts = split_id(key)
-            # a workflow's files define their ids, and MONAI ignores notes
-            if index == 0 or (index in config.own_layers and len(parts) == 1) or is_note(parts[0]):
-                continue
-            if config.federates and len(parts) > 1 and parts[0] in GROUPS and layer == COMMAND_LINE:
-                continue  # ids of another workflow, which are checked there
-            if len(parts) == 1 and _may_be_new(config, index, parts[0]):
-                continue
-            parent, target = lookup(below, parts[:-1]), pairs.get(join_id([*parts[:-1], "_target_"]))
-            if isinstance(target, str) and isinstance(parent, dict) and "_target_" in parent:
-                parent = {**parent, "_target_": target}  # the layer replaces the component
-                if unknown_hint(parent, parts[-1:], value, lazy=accept_new) is None:
-                    continue
-            hint = unknown_hint(below, parts, value, lazy=accept_new)
+            hint = None if _may_be_new(config, index, parts) else _override_hint(config, index, parts, value, lazy)
             if hint is not None:
-                hint = _variants_hint(parts[0]) or files_hint(parts, config) or _teacher_hint(config, parts) or hint
-                if parts[0] not in below and len(parts) > 1 and lookup(below, parts[1:]) is not MISSING:
-                    hint = f"did you mean {join_id(parts[1:])!r}?"  # an unknown group
                 yield UnknownId(config.place(index, parts), "an unknown id", "an id of this workflow", hint)
 
 
-def _may_be_new(config: BundleConfig, layer: int, name: str) -> bool:
-    """Whether a top-level id that no lower layer has is read, by the federation or by another id of the files."""
+def _may_be_new(config: BundleConfig, layer: int, parts: Sequence[str]) -> bool:
+    """Whether an id that no lower layer has is read or ignored, or is checked elsewhere."""
+    name = parts[0]
+    if is_note(name):
+        return True
+    if len(parts) > 1:  # ids of another workflow are checked there
+        return config.federates and name in GROUPS and config.layers[layer][0] == COMMAND_LINE
+    if layer in config.own_layers:  # a workflow's files define their ids
+        return True
     if config.is_given(layer):
         return config.layers[0][0] == "train.json" and name in OPTIONAL - VARIANT_IDS
     return name in OPTIONAL or any(target[0] == name for target, _ in _references(config.content))
+
+
+def _override_hint(config: BundleConfig, layer: int, parts: Sequence[str], value: Any, lazy: bool) -> str | None:
+    """Returns a hint for an id of a layer that no lower layer has, or ``None`` if it exists or may be added."""
+    below, accept_new = config.below(layer), lazy and not config.is_given(layer)
+    parent, target = lookup(below, parts[:-1]), config.layers[layer][1].get(join_id([*parts[:-1], "_target_"]))
+    if isinstance(target, str) and isinstance(parent, dict) and "_target_" in parent:
+        parent = {**parent, "_target_": target}  # the layer replaces the component
+        if unknown_hint(parent, parts[-1:], value, lazy=accept_new) is None:
+            return None
+    hint = unknown_hint(below, parts, value, lazy=accept_new)
+    if hint is None:
+        return None
+    if parts[0] not in below and len(parts) > 1 and lookup(below, parts[1:]) is not MISSING:
+        return f"did you mean {join_id(parts[1:])!r}?"  # an unknown group
+    return _variants_hint(parts[0]) or files_hint(parts, config) or _teacher_hint(config, parts) or hint
 
 
 def _variants_hint(name: str) -> str:
@@ -180,29 +188,33 @@ def unknown_hint(below: dict[str, Any], parts: Sequence[str], value: Any, *, laz
         value: the value to set.
         lazy: accepts new arguments of components without importing these.
     """
-    for depth, part in enumerate(parts):
-        parent = lookup(below, parts[:depth])
-        if lookup(parent, (part,)) is not MISSING:
-            continue
-        names = {name for name, _ in children(parent)}
-        if isinstance(parent, dict) and depth == len(parts) - 1:
-            if "_target_" in parent:
-                try:
-                    target = parent["_target_"]
-                    parameters, accepts_any = ({}, True) if lazy else parameters_of(resolve_target(target, ""))
-                except Refused:  # reported by the check of components
-                    return None
-                if accepts_any or part in {*parameters, *COMPONENT_KEYS}:
-                    return None
-                names |= parameters.keys()
-            elif depth and isinstance(value, dict) and "_target_" in value:
-                return None  # a new component in a group, for instance another loss term
-        if suggestion := closest(part, names):
-            return f"did you mean {join_id([*parts[:depth], suggestion, *parts[depth + 1 :]])!r}?"
-        shown = sorted(name for name in names if not is_note(name))
-        more = f" and {len(shown) - _MOST_NAMES} more" if len(shown) > _MOST_NAMES else ""
-        return f"known here: {', '.join(shown[:_MOST_NAMES]) or 'nothing'}{more}"
-    return None
+    depth = next((depth for depth in range(len(parts)) if lookup(below, parts[: depth + 1]) is MISSING), None)
+    if depth is None:
+        return None
+    parent, part = lookup(below, parts[:depth]), parts[depth]
+    names = {name for name, _ in children(parent)}
+    if isinstance(parent, dict) and depth == len(parts) - 1:
+        if "_target_" in parent:
+            arguments = None if lazy else _argument_names(parent["_target_"])
+            if arguments is None or part in arguments or part in COMPONENT_KEYS:
+                return None
+            names |= arguments
+        elif depth and isinstance(value, dict) and "_target_" in value:
+            return None  # a new component in a group, for instance another loss term
+    if suggestion := closest(part, names):
+        return f"did you mean {join_id([*parts[:depth], suggestion, *parts[depth + 1 :]])!r}?"
+    shown = sorted(name for name in names if not is_note(name))
+    more = f" and {len(shown) - _MOST_NAMES} more" if len(shown) > _MOST_NAMES else ""
+    return f"known here: {', '.join(shown[:_MOST_NAMES]) or 'nothing'}{more}"
+
+
+def _argument_names(target: Any) -> set[str] | None:
+    """Returns the arguments of a component; ``None`` if it takes any, or if its own check refuses it."""
+    try:
+        parameters, accepts_any = parameters_of(resolve_target(target, ""))
+    except Refused:
+        return None
+    return None if accepts_any else set(parameters)
 
 
 def _references(content: Any) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -217,66 +229,66 @@ def check_reading(config: BundleConfig) -> Iterator[Problem]:
 
     A misspelt key is reported once, without the references that it breaks.
     """
-    read, missing_ids = set[str](), dict[tuple[str, ...], tuple[str, ...]]()
-    for target, place in _references(config.content):
+    content, read, missing_ids = config.content, set[str](), dict[tuple[str, ...], tuple[str, ...]]()
+    for target, place in _references(content):
         read.add(target[0])
-        if lookup(config.content, target) is MISSING:
+        if lookup(content, target) is MISSING:
             missing_ids.setdefault(target, place)
-    missing = {target[0] for target in missing_ids if target[0] not in config.content}
-    suggestions, runs = set[tuple[str | None, ...]](), read_contents(config)
-    for index in config.own_layers if config.group[:1] != (SITES,) else []:  # a site's are checked with the federation
-        file, pairs = config.layers[index]
-        for name, value in pairs.items():
-            hint, suggestion = _unread_key(config, index, name, value, runs, read, missing)
-            suggestions.add((suggestion,))
-            if hint:
-                yield Problem(f"{file} -> {name}", "a key that nothing reads", "a known key", hint)
-            for part, spelling in _misspelt_parts(file, name, value):
-                suggestions.add((name, spelling))
-                hint = f"did you mean '{name}#{spelling}'?"
-                yield Problem(f"{file} -> {name}#{part}", "a key that nothing reads", "a known key", hint)
+    missing = {target[0] for target in missing_ids if target[0] not in content}
+    unread = list(_unread_keys(config, read, missing))
+    yield from (problem for problem, _ in unread)
+    suggestions = {suggestion for _, suggestion in unread}
     for target, place in missing_ids.items():
         if not suggestions.isdisjoint((target[:1], target[:2])):
             continue
-        content = config.content
         guess = unknown_hint(content, target, None) if len(target) > 1 else did_you_mean(target[0], content)
         files = [file for file, _ in config.layers if target[0] in missing and target[0] in shipped_plain(file)]
         hint = f"add {target[0]} to {files[0]}" if files else guess or ""
         expected = "a reference to an id of this workflow"
         yield Problem(config.where(place), f"@{join_id(target)}, which does not exist", expected, hint)
-    for parts, value in walk(config.content):
+    for parts, value in walk(content):
         if isinstance(value, str) and value.startswith("$") and not _is_python(value[1:]):
             yield Problem(config.where(parts), repr(value), "a Python expression after '$'")
 
 
-def _unread_key(
-    config: BundleConfig,
-    index: int,
-    name: str,
-    value: Any,
-    runs: Sequence[Mapping[str, Any]],
-    read: set[str],
-    missing: set[str],
-) -> tuple[str, str | None]:
-    """Returns a hint for an unused top-level key and the id that it probably means; empty if the key is allowed.
+def _unread_keys(
+    config: BundleConfig, read: set[str], missing: set[str]
+) -> Iterator[tuple[Problem, tuple[str | None, ...]]]:
+    """Yields a problem for each key that nothing reads, with the id that it probably means.
 
-    An unknown key of the first file may be for another program. A later file may set ids of the first if its run reads
-    them. Keys of the packaged bundles are always allowed, since a user's own network may not use all of them.
+    A later file may set ids of the first if its run reads them. Keys of the packaged bundles are always allowed, since
+    a user's own network may not use all of them.
     """
-    (first_file, first_pairs), (file, pairs) = config.layers[0], config.layers[index]
-    packaged = {key for content in shipped(file) for key in content}
-    is_later_layer = index > 0 and "run" in config.content
-    known = any(name in each for each in runs) if is_later_layer else name in read | MONAI_IDS
-    if is_note(name) or name in packaged or known:
-        return "", None
+    found, expected = "a key that nothing reads", "a known key"
+    for index in config.own_layers if config.group[:1] != (SITES,) else []:  # a site's are checked with the federation
+        file, pairs = config.layers[index]
+        packaged = {key for content in shipped(file) for key in content}
+        has_own_run = index > 0 and "run" in config.content
+        allowed = packaged.union(*read_contents(config)) if has_own_run else packaged | read | MONAI_IDS
+        for name, value in pairs.items():
+            if not is_note(name) and name not in allowed:
+                hint, suggestion = _unread_key(config, index, name, read, (missing | packaged) - pairs.keys())
+                if hint or has_own_run:
+                    yield Problem(f"{file} -> {name}", found, expected, hint or UNREAD), (suggestion,)
+            for part, spelling in _misspelt_parts(file, name, value):
+                hint = f"did you mean '{name}#{spelling}'?"
+                yield Problem(f"{file} -> {name}#{part}", found, expected, hint), (name, spelling)
+
+
+def _unread_key(
+    config: BundleConfig, index: int, name: str, read: set[str], addable: set[str]
+) -> tuple[str, str | None]:
+    """Returns a hint for an unused top-level key and the id that it probably means; an unknown key of the first file
+    without a hint may be for another program."""
+    (first_file, first_pairs), (_, pairs) = config.layers[0], config.layers[index]
     if name in read:
         return f"delete it: only {first_file} sets it" if name in first_pairs else UNREAD, None
-    if is_value(value) and (hint := files_hint((name,), config)):
+    if is_value(pairs[name]) and (hint := files_hint((name,), config)):
         return hint, None
-    addable, present = (missing | packaged) - pairs.keys(), read & config.content.keys() if is_value(value) else set()
+    present = read & config.content.keys() if is_value(pairs[name]) else set()
     suggestion = closest(name, addable | present, _SIMILARITY)
     if suggestion is None or (suggestion not in addable and closest(name, [suggestion], _HIGH_SIMILARITY) is None):
-        return UNREAD if is_later_layer else "", None
+        return "", None
     return f"did you mean {suggestion!r}?", suggestion
 
 
@@ -374,20 +386,28 @@ def unread(
     federation, federates = config.federation.used, config.federation.federates
     reader = f"a run of the variant {federation.get('variant')!r}" if federates else "this command"
     for key, value in config.layers[top][1].items():
-        parts = split_id(key)
         if given is not None and key not in given:
             continue
-        expected, hint, in_group = f"an option that {reader} reads", "", config.federates and parts[0] in GROUPS
-        if not is_read(runs, parts[:1] if in_group else parts):
-            hint = _unread_option_hint(config, parts, teacher)
-        elif key == "oracle" and value is True and not _uses_labels(config.content):
-            hint = "leave it out, or use --variant oracle: nothing in this run learns from these labels"
-        elif not in_group and value != lookup(config.below(top), parts):
-            hint = _unused_value_hint(config, parts)
+        parts = split_id(key)
+        expected, hint = f"an option that {reader} reads", _unused_option_hint(config, runs, parts, value, teacher)
         if federates and not config.group:
             expected, hint = _replaced_option(federation, join_id(parts), value, teacher) or (expected, hint)
         if hint:
             yield UnreadOption(config.place(top, parts), clipped(repr(value)), expected, hint)
+
+
+def _unused_option_hint(
+    config: BundleConfig, runs: Sequence[Mapping[str, Any]], parts: Sequence[str], value: Any, teacher: bool
+) -> str:
+    """Returns a hint for an option that nothing reads, or with a value without effect; empty for other options."""
+    in_group = config.federates and parts[0] in GROUPS
+    if not is_read(runs, parts[:1] if in_group else parts):
+        return _unread_option_hint(config, parts, teacher)
+    if join_id(parts) == "oracle" and value is True and not _uses_labels(config.content):
+        return "leave it out, or use --variant oracle: nothing in this run learns from these labels"
+    if not in_group and value != lookup(config.below(len(config.layers) - 1), parts):
+        return _unused_value_hint(config, parts)
+    return ""
 
 
 def _uses_labels(content: Mapping[str, Any]) -> bool:
@@ -472,10 +492,9 @@ def _unread_option_hint(config: BundleConfig, parts: Sequence[str], teacher: boo
     if of_teacher and not teacher:
         student = config.federation.content.get("masks_from") is not None
         return f"leave it out: {'masks_from makes the masks' if student else 'this run has no teacher'}"
-    for depth in range(1, len(parts) + 1):
-        part, place = lookup(content, parts[:depth]), join_id(parts[:depth])
-        if isinstance(part, Mapping) and part.get(DISABLED) is True:
-            return f"{place} is disabled; --{join_id((*config.group, place))}#{DISABLED} false enables it"
+    places = (parts[: depth + 1] for depth in range(len(parts)))
+    if place := next((place for place in places if is_disabled(lookup(content, place))), None):
+        return f"{join_id(place)} is disabled; --{join_id((*config.group, *place))}#{DISABLED} false enables it"
     if of_teacher and name == "adapt":
         return "did you mean --teacher_adapt?"
     if config.group and not of_teacher and name in SERVER_IDS:

@@ -434,7 +434,7 @@ def _reduced(value: Any, path: _Id, referenced: set[_Id], parents: set[_Id], who
     """The referenced parts of a value; ``parents`` also has their parents; ``whole``: a parent was referenced."""
     if not isinstance(value, dict):
         return _enabled(value)
-    disabled = _is_disabled(value)
+    disabled = is_disabled(value)
     whole = not disabled and (whole or path in referenced)
     reduced = {
         name: _reduced(part, (*path, name), referenced, parents, whole)
@@ -444,11 +444,12 @@ def _reduced(value: Any, path: _Id, referenced: set[_Id], parents: set[_Id], who
     return None if disabled and not reduced else reduced
 
 
-def _is_disabled(part: Any) -> bool:
+def is_disabled(part: Any) -> bool:
+    """Whether a component is left out of its group."""
     return isinstance(part, Mapping) and part.get(DISABLED) is True
 
 
 def _enabled(part: Any) -> Any:
     if isinstance(part, Mapping):
-        return None if _is_disabled(part) else {name: _enabled(value) for name, value in part.items()}
+        return None if is_disabled(part) else {name: _enabled(value) for name, value in part.items()}
     return [_enabled(value) for value in part] if isinstance(part, list) else part

@@ -19,15 +19,7 @@ from samfed_monai.config.check import check_bundle
 from samfed_monai.config.options import pairs_for_monai, training_values
 from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_ids, started_by_monai
 from samfed_monai.config.parse import REFERRING, WORKFLOWS, BundleConfig, is_note, join_id, walk
-from samfed_monai.core.errors import (
-    Problem,
-    Refused,
-    SamFedError,
-    Terminated,
-    machine_failure,
-    refused,
-    reported,
-)
+from samfed_monai.core.errors import Problem, Refused, SamFedError, Terminated, machine_failure, refused, reported
 from samfed_monai.core.process_setup import keep_freed_memory
 from samfed_monai.core.validators import one_of, require
 
@@ -107,8 +99,7 @@ def _rewritten_by_monai(command: MonaiCommand, files: Sequence[Path]) -> Iterato
     for parts, value in walk(config.content):
         if isinstance(value, str) and "#" in value and not value.startswith(REFERRING) and not is_note(parts[0]):
             hint = "rename it, or use the command `samfed`, which keeps it"
-            expected = "text without '#', which MONAI's own command changes"
-            yield Problem(config.where(parts), found=repr(value), expected=expected, hint=hint)
+            yield Problem(config.where(parts), repr(value), "text without '#', which MONAI's own command changes", hint)
 
 
 def training_values_of_command(bundle_root: str | Path) -> dict[str, Any]:

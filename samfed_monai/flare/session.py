@@ -353,18 +353,21 @@ class _FollowedJob:
         if self._seconds_in("waits", status == "SUBMITTED") > 30.0:  # seconds without a start
             needed = f"it needs answers from {meta.get('min_clients', 'enough')} sites"
             self.notice(logging.INFO, f"FLARE has not started job {self.job_id} yet: {needed}")
-        if self._seconds_in("gone", status in ("DISPATCHED", "RUNNING") and not is_running) < _GONE:
-            return ""
+        if self._seconds_in("gone", status in ("DISPATCHED", "RUNNING") and not is_running) >= _GONE:
+            self._report_gone(status, log, float(system.server_info.start_time or 0), meta.get("submit_time"))
+        return ""
+
+    def _report_gone(self, status: str, log: str, server_start: float, submitted: Any) -> None:
+        """Raises the error of a job that no process runs; shows a line if its end may still be reported."""
         if reported := reported_error(log):
             raise reported
-        if float(system.server_info.start_time or 0) > float(meta.get("submit_time") or math.inf):
+        if server_start > float(submitted or math.inf):
             reason = f"the FLARE server was restarted and no longer runs its earlier jobs: it lists job {self.job_id}"
             again = f"{AGAIN}: this submits a new job, which resumes after the last stored round"
             raise Stopped(f"{reason} as {status}, but no process runs it; {self.log.stored()}", again)
         if status == "RUNNING":
             ended = "the run's process at the server has ended"
             self.notice(logging.INFO, f"{ended}; FLARE waits up to 15 min for the sites' reports")
-        return ""
 
     def _seconds_in(self, state: str, holds: bool) -> float:
         """Seconds for which a state has lasted; 0 if it does not hold."""

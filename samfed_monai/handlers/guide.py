@@ -284,8 +284,7 @@ class Guidance:
         problems = Problems()
         if key not in self.batch:
             hint = "add this view to the output_key of the strong view"
-            found = f"an unlabelled batch with {sorted(self.batch)}"
-            problems.add(where, found=found, expected=f"the view {key!r}", hint=hint)
+            problems.add(where, f"an unlabelled batch with {sorted(self.batch)}", f"the view {key!r}", hint)
         if self.mixed:
             found, hint = "CutMix, which mixes only the first strong view", f"set it to 0, or disable {where}"
             problems.add("stream#cutmix", found=found, expected=f"0 with {where}", hint=hint)

@@ -100,8 +100,7 @@ class MaskFolder:
             existing = [name for name in names if (self.folder / name).exists()]
             if existing:
                 found = existing[0] if len(existing) == 1 else f"{existing[0]} and {len(existing) - 1} more"
-                expected = f"no existing files, or {record.name} beside them"
-                problems.add(str(self.folder), found=found, expected=expected, hint=_HINT)
+                problems.add(str(self.folder), found, f"no existing files, or {record.name} beside them", _HINT)
             return list(problems)
         with problems.collected():
             content = read_json(record)
@@ -110,8 +109,7 @@ class MaskFolder:
             hint = f"{_HINT}, or delete this folder" if is_record else _HINT
             for key in {**self.made_with, **recorded}:
                 if recorded.get(key) != (value := self.made_with.get(key)):
-                    expected = f"{_short(value)} for this run"
-                    problems.add(f"{record} -> {key}", found=_short(recorded.get(key)), expected=expected, hint=hint)
+                    problems.add(f"{record} -> {key}", _short(recorded.get(key)), f"{_short(value)} for this run", hint)
         return list(problems)
 
     def _folder_problems(self) -> list[Problem]:
@@ -120,8 +118,7 @@ class MaskFolder:
                 make_folder(self.folder)  # fails for a file
             require_writable(self.folder)
         except OSError as error:
-            found = error.strerror or str(error)
-            return [Problem(str(self.folder), found=found, expected="a folder that can be written to")]
+            return [Problem(str(self.folder), error.strerror or str(error), "a folder that can be written to")]
         return []
 
 

@@ -82,60 +82,19 @@ class Video:
         Frames from a damaged one to the next key frame are left out. Warnings at the end report lost and interlaced
         frames.
         """
-        read = left_out = interlaced = 0
-        end, intact, start = 0.0, True, None
-        queued: deque[tuple[int, float, int]] = deque()  # number, seconds and turns of frames in the filters
-
-        def undamaged() -> Iterator[av.VideoFrame]:
-            nonlocal read, left_out, end, intact, start
-            for frame in self._decoded(container, stream):
-                if frame is None or frame.is_corrupt:
-                    intact = False
-                elif frame.key_frame:
-                    intact = True
-                left_out += not intact
-                if frame is None:
-                    continue
-                read += 1
-                time = (read - 1) / self.rate if frame.time is None else float(frame.time)
-                start = time if start is None else start
-                time -= start
-                if intact:
-                    end = time + 1 / self.rate
-                    queued.append((read, time, frame.rotation // 90))
-                    yield frame
-
-        def checked_for_interlacing() -> Iterator[av.VideoFrame]:
-            nonlocal interlaced
-            for frame in filtered(undamaged(), "idet"):
-                interlaced += frame.interlaced_frame
-                yield frame
-
         with self._opened() as (container, stream):
-            for frame in filtered(checked_for_interlacing(), "bwdif", "mode=send_frame:deint=interlaced"):
-                number, time, turns = queued.popleft()
+            reading = _Reading(container, stream, self.rate)
+            for frame in filtered(reading.checked_for_interlacing(), "bwdif", "mode=send_frame:deint=interlaced"):
+                number, time, turns = reading.queued.popleft()
                 if (number - 1) % every == 0:
                     yield Frame(number, time, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns)))
-        if interlaced:
-            of = f"{interlaced} of {counted(read, 'frame')}"
+        if reading.interlaced:
+            of = f"{reading.interlaced} of {counted(reading.read, 'frame')}"
             logger.warning("%s: interlaced video; %s were deinterlaced", self.path, of)
-        if left_out or end < self.seconds - _MISSING:
-            lost = f"{counted(left_out, 'damaged frame is', 'damaged frames are')} left out; " if left_out else ""
-            logger.warning("%s: %sread up to %.1f of %.1f seconds", self.path, lost, end, max(end, self.seconds))
-
-    @staticmethod
-    def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-        """Yields frames in presentation order, and ``None`` for a packet that cannot be decoded."""
-        import av
-
-        packets = container.demux(stream)
-        while True:
-            try:
-                yield from next(packets).decode()
-            except StopIteration:
-                return
-            except av.error.FFmpegError:
-                yield None
+        if reading.left_out or reading.end < self.seconds - _MISSING:
+            damaged = counted(reading.left_out, "damaged frame is", "damaged frames are")
+            lost, all_seconds = f"{damaged} left out; " if reading.left_out else "", max(reading.end, self.seconds)
+            logger.warning("%s: %sread up to %.1f of %.1f seconds", self.path, lost, reading.end, all_seconds)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:
@@ -153,11 +112,52 @@ class Video:
                 raise refused(self.path, found, "a video: MP4, AVI, MKV")
             stream = container.streams.video[0]
             if min(stream.width, stream.height) < 3:  # which the filter bwdif cannot process
-                size = f"{stream.width} x {stream.height} pixels"
-                raise refused(self.path, size, "a video of at least 3 x 3 pixels")
+                raise refused(self.path, f"{stream.width} x {stream.height} pixels", "a video of at least 3 x 3 pixels")
             stream.thread_type = "SLICE"  # frame threads keep failing after the first error
             stream.codec_context.options = {"err_detect": "explode"}  # else missing parts are concealed
             yield container, stream
+
+
+class _Reading:
+    """Decodes the intact frames of an opened video, and counts the rest."""
+
+    def __init__(self, container: Any, stream: Any, rate: float) -> None:
+        self.packets, self.rate = container.demux(stream), rate
+        self.read = self.left_out = self.interlaced = 0
+        self.end = 0.0  # of the last intact frame, in seconds
+        self.queued: deque[tuple[int, float, int]] = deque()  # number, seconds and turns of frames in the filters
+
+    def checked_for_interlacing(self) -> Iterator[av.VideoFrame]:
+        for frame in filtered(self._intact(), "idet"):
+            self.interlaced += frame.interlaced_frame
+            yield frame
+
+    def _intact(self) -> Iterator[av.VideoFrame]:
+        intact, start = True, None
+        for frame in self._decoded():
+            intact = frame is not None and not frame.is_corrupt and (intact or frame.key_frame)
+            self.left_out += not intact
+            if frame is None:
+                continue
+            self.read += 1
+            time = (self.read - 1) / self.rate if frame.time is None else float(frame.time)
+            start = time if start is None else start
+            if intact:
+                self.end = time - start + 1 / self.rate
+                self.queued.append((self.read, time - start, frame.rotation // 90))
+                yield frame
+
+    def _decoded(self) -> Iterator[Any]:
+        """Yields frames in presentation order, and ``None`` for a packet that cannot be decoded."""
+        import av
+
+        while True:
+            try:
+                yield from next(self.packets).decode()
+            except StopIteration:
+                return
+            except av.error.FFmpegError:
+                yield None
 
 
 def filtered(frames: Iterable[av.VideoFrame], name: str, options: str = "") -> Iterator[av.VideoFrame]:

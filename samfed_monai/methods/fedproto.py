@@ -252,8 +252,7 @@ class Prototypes(Strategy):
         for name, (least, most) in RANGES.items():
             values = update.tensors[name]
             if bool(((values < least) | (values > most)).any()):
-                expected = f"numbers from {least:g} to {most:g}"
-                problems.add(f"message -> {name}", found="a number outside this range", expected=expected)
+                problems.add(f"message -> {name}", "a number outside this range", f"numbers from {least:g} to {most:g}")
         if len(problems):
             raise MessageRefused(problems)
         self._updates[site] = ClassSums(update.tensors[MEANS], update.tensors[COUNTS])

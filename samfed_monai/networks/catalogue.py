@@ -108,13 +108,7 @@ def client_network(
     if frozen_stages is None and initial is not None and takes_teacher(name):
         frozen_stages = 2  # a sixth less time at the same Dice: docs/results/light.md
     stages = {"frozen_stages": frozen_stages} if frozen_stages else {}
-    try:
-        network = CLIENT_NETWORKS[name](in_channels=in_channels, out_channels=out_channels, **stages, **kwargs)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        hint = "remove it, or choose another network: names of SAM networks begin with sam_"
-        raise refused("network_def", str(error), f"arguments that {name} takes", hint) from error
+    network = _built(name, in_channels=in_channels, out_channels=out_channels, **stages, **kwargs)
     if initial is not None:
         network.pretrained = "encoder"  # type: ignore[assignment]  # parameters_of gives it a learning rate of its own
     if initial is not None and load and takes_teacher(name):
@@ -126,6 +120,16 @@ def client_network(
     settings = {"network_name": name, "classes": list(classes or ()), ARGUMENTS: {"_target_": CATALOGUE, **kwargs}}
     network.samfed_settings = run_settings({"client": settings})  # type: ignore[assignment]  # stored in weights files
     return network
+
+
+def _built(name: str, **kwargs: Any) -> nn.Module:
+    try:
+        return CLIENT_NETWORKS[name](**kwargs)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        hint = "remove it, or choose another network: names of SAM networks begin with sam_"
+        raise refused("network_def", str(error), f"arguments that {name} takes", hint) from error
 
 
 CLIENT_NETWORKS.register("mobile_sam_fpn")(mobile_sam_fpn)
@@ -152,7 +156,7 @@ CLIENT_NETWORKS.register("deeplabv3plus_resnet34")(partial(_deeplabv3plus, "resn
 @CLIENT_NETWORKS.register("deeplabv3plus_efficientnet_lite0")
 def _deeplabv3plus_efficientnet_lite0(**kwargs: Any) -> nn.Module:
     network = _deeplabv3plus("timm-tf_efficientnet_lite0", **kwargs)
-    set_epsilon(network.encoder)  # segmentation_models_pytorch leaves PyTorch's 1e-5
+    set_epsilon(network.get_submodule("encoder"))  # segmentation_models_pytorch leaves PyTorch's 1e-5
     return network
 
 

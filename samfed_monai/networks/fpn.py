@@ -344,12 +344,7 @@ class Lite0Features(PyramidEncoder):
 
 
 def lite0_fpn(
-    *,
-    in_channels: int = 3,
-    out_channels: int = 1,
-    width: int = 64,
-    stages: int = 5,
-    feature_groups: Sequence[int] = (),
+    *, in_channels: int = 3, out_channels: int = 1, width: int = 64, stages: int = 5, feature_groups: Sequence[int] = ()
 ) -> nn.Module:
     """Builds a network of 0.8 M (or 0.28 M) parameters for an ImageNet encoder, here with random weights.
 

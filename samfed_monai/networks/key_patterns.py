@@ -55,7 +55,7 @@ def split_keys(
     )
 
 
-def network_split(network: nn.Module, personal: Sequence[str] = (), *, where: str = PERSONAL) -> KeySplit:
+def network_split(network: nn.Module, personal: Sequence[str] = ()) -> KeySplit:
     """Returns the shared, personal and frozen names of a network, as used by server, site and release filter.
 
     A network declares them by ``key_split()``, or shares its whole state dict. ``personal`` removes names from the
@@ -64,7 +64,6 @@ def network_split(network: nn.Module, personal: Sequence[str] = (), *, where: st
     Args:
         network: the network.
         personal: patterns as in :func:`split_keys`, or :data:`NORM_LAYERS`.
-        where: id of the patterns, for messages.
 
     Raises:
         Refused: no list of patterns; a pattern that matches nothing, or only frozen names; nothing left to share.
@@ -76,19 +75,20 @@ def network_split(network: nn.Module, personal: Sequence[str] = (), *, where: st
     names, declared = list(network.state_dict()), getattr(network, "key_split", None)
     split: KeySplit = declared() if declared is not None else KeySplit(tuple(names), (), ())
     problems, matched = Problems(), set[str]()
-    require(pattern_problems(where, personal, "segmentation_head.*"))
+    require(pattern_problems(PERSONAL, personal, "segmentation_head.*"))
     for pattern in personal:
         matches = _norm_names(network) if pattern == NORM_LAYERS else {n for n in names if fnmatchcase(n, pattern)}
         if not matches - set(split.frozen):
             missing = f"no trained name like {pattern!r}" if matches else f"no name like {pattern!r}"
             parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names if name not in split.frozen))
-            hint = f"correct the pattern or remove it; names begin with {parts}"
-            problems.add(where, found=missing, expected="at least one", hint=hint)
+            problems.add(
+                PERSONAL, missing, "at least one", f"correct the pattern or remove it; names begin with {parts}"
+            )
         matched |= matches
     shared = tuple(name for name in split.shared if name not in matched)
     if matched and not shared:
         hint = "to exchange nothing, choose the variant local_sam or local_only"
-        problems.add(where, found="every name", expected="at least one shared name", hint=hint)
+        problems.add(PERSONAL, found="every name", expected="at least one shared name", hint=hint)
     problems.refuse_if_any()
     personal_names = {*split.personal, *(matched - set(split.frozen))}
     return KeySplit(shared, tuple(name for name in names if name in personal_names), split.frozen)

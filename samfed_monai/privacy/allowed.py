@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -207,22 +207,28 @@ def tensor_problems(reply: Message, allowed: Allowed) -> list[Problem]:
     if like is None:
         kinds = ", ".join(sorted({each.value for each in (*map(Kind, allowed.like), Kind.METRICS)}))
         return [Problem("message -> kind", "a kind that may not leave the site", f"one of {kinds}")]
-    problems, unknown, missing = Problems(), len(reply.tensors.keys() - like), len(like.keys() - reply.tensors)
-    if unknown:
-        problems.add(where, found=f"{unknown} in addition", expected=f"only the {len(like)} tensors on the allow-list")
-    if missing:
-        problems.add(where, found=f"{missing} missing", expected="all of the allow-list")
+    problems = Problems()
+    if unknown := len(reply.tensors.keys() - like):
+        problems.add(where, f"{unknown} in addition", f"only the {len(like)} tensors on the allow-list")
+    if missing := len(like.keys() - reply.tensors):
+        problems.add(where, f"{missing} missing", "all of the allow-list")
     for name in sorted(like.keys() & reply.tensors):
-        tensor, expected, where = reply.tensors[name], like[name], f"message -> {name}"
-        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-            problems.add(where, found="another type", expected="a plain tensor")
-        elif tensor.shape != expected.shape:
-            problems.add(where, found="another shape", expected=f"shape {tuple(expected.shape)}")
-        elif tensor.dtype != expected.dtype:
-            problems.add(where, found="another dtype", expected=str(expected.dtype))
-        elif kind == Kind.SOFT_MASKS and not torch.equal(tensor.cpu(), expected.cpu()):
-            problems.add(where, found="other values", expected="the site's own masks of the public images")
+        if difference := _difference(reply.tensors[name], like[name], exact=kind == Kind.SOFT_MASKS):
+            problems.add(f"message -> {name}", *difference)
     return list(problems)
+
+
+def _difference(tensor: Any, allowed: Tensor, *, exact: bool) -> tuple[str, str] | None:
+    """Returns what was found and expected of a tensor that differs from the allowed one."""
+    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+        return "another type", "a plain tensor"
+    if tensor.shape != allowed.shape:
+        return "another shape", f"shape {tuple(allowed.shape)}"
+    if tensor.dtype != allowed.dtype:
+        return "another dtype", str(allowed.dtype)
+    if exact and not torch.equal(tensor.cpu(), allowed.cpu()):
+        return "other values", "the site's own masks of the public images"
+    return None
 
 
 def undeclared_parts(reply: Message, method: Method | None) -> list[Problem]:
@@ -268,8 +274,7 @@ def statistic_problems(
     for name in sorted(like.keys() & statistics.keys()):
         tensor, declared = statistics[name], like[name]
         if tensor.shape != declared.shape or tensor.dtype != declared.dtype:
-            expected = f"{tuple(declared.shape)}, {declared.dtype}"
-            problems.add(f"{where} -> {name}", found="another shape or dtype", expected=expected)
+            problems.add(f"{where} -> {name}", "another shape or dtype", f"{tuple(declared.shape)}, {declared.dtype}")
     if rule is not None and measured.images(rule.least_images) < rule.least_images:
         problems.extend(too_few_problem(where, f"entries from at least {rule.least_images} images each"))
     return list(problems)
@@ -361,33 +366,42 @@ def without_scores(message: Message, word: str) -> Message:
 
 def _metrics_of_few(message: Message, least: int) -> Set[str]:
     """Returns the names of the metrics of fewer than ``least`` images, in a message of at least so many."""
-    metrics, few = message.metrics, set[str]()
-
-    def with_prefix(prefix: str) -> dict[str, float]:
-        return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
-
-    def small(*counts: float) -> bool:
-        return any(0 < count < least for count in counts)
-
-    empty = with_prefix("empty_")
-    few |= {f"empty_{name}" for name, value in empty.items() if small(value)}
-    shown = sum(value for value in empty.values() if not small(value))
-    if small(message.n - shown, message.n - sum(empty.values())):  # Dice and IoU together also reveal these numbers
-        return metrics.keys() - EFFORT.union(EXPECTED, {"dice"})
-    for number, value in with_prefix("images_class_").items():
-        if small(value):
-            few |= {f"{score}_class_{number}" for score in ("dice", "iou", "hd95", "images")}
-        elif small(message.n - value):
-            few.add(f"images_class_{number}")
-    for which, value in with_prefix("volume_n").items():
-        measured = metrics.get(f"volume_measured{which}", 0)
-        if small(value, metrics.get("volume_n", 0) - value):
-            few |= {name for name in metrics if name.startswith("volume_") and name.endswith(which)}
-        elif small(measured, value - measured):  # a volume without HD95 has a Dice of 0
-            few |= {f"volume_hd95_mm{which}", f"volume_measured{which}"}
-    if any(value < least for value in with_prefix(f"{PREFIX}images_").values()):
-        few |= {name for name in metrics if name.startswith(PREFIX)}
+    empty = _with_prefix(message.metrics, "empty_")
+    few_empty = {name for name, value in empty.items() if _is_few(value, least)}
+    with_object = message.n - sum(empty.values())
+    known_with_object = with_object + sum(empty[name] for name in few_empty)
+    if _is_few(known_with_object, least) or _is_few(with_object, least):  # Dice and IoU together also reveal these
+        return message.metrics.keys() - EFFORT.union(EXPECTED, {"dice"})
+    few = {f"empty_{name}" for name in few_empty}
+    few.update(_class_scores_of_few(message, least), _volume_scores_of_few(message.metrics, least))
+    if any(value < least for value in _with_prefix(message.metrics, f"{PREFIX}images_").values()):
+        few |= {name for name in message.metrics if name.startswith(PREFIX)}
     return few
+
+
+def _with_prefix(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+
+
+def _is_few(count: float, least: int) -> bool:
+    return 0 < count < least
+
+
+def _class_scores_of_few(message: Message, least: int) -> Iterator[str]:
+    for number, value in _with_prefix(message.metrics, "images_class_").items():
+        if _is_few(value, least):
+            yield from (f"{score}_class_{number}" for score in ("dice", "iou", "hd95", "images"))
+        elif _is_few(message.n - value, least):
+            yield f"images_class_{number}"
+
+
+def _volume_scores_of_few(metrics: Mapping[str, float], least: int) -> Iterator[str]:
+    for which, value in _with_prefix(metrics, "volume_n").items():
+        measured = metrics.get(f"volume_measured{which}", 0)
+        if _is_few(value, least) or _is_few(metrics.get("volume_n", 0) - value, least):
+            yield from (name for name in metrics if name.startswith("volume_") and name.endswith(which))
+        elif _is_few(measured, least) or _is_few(value - measured, least):  # a volume without HD95 has a Dice of 0
+            yield from (f"volume_hd95_mm{which}", f"volume_measured{which}")
 
 
 def _drop(message: Message, names: Set[str]) -> Message:

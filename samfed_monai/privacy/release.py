@@ -164,8 +164,7 @@ class ReleaseFilter:
             (Task.TRAIN, "trainings", self.trainings, MOST_TRAININGS),
         ):
             if task == limited_task and counts[request.round] >= most:
-                expected, hint = f"at most {most} in a round", "start a new run with another name"
-                problems.add(what, found="one more", expected=expected, hint=hint)
+                problems.add(what, "one more", f"at most {most} in a round", "start a new run with another name")
         return list(problems)
 
     def _statistics_problems(self, allowed: Allowed) -> list[Problem]:
@@ -193,20 +192,9 @@ class ReleaseFilter:
     def _check(self, task: Task, request: Message, reply: Message, allowed: Allowed) -> None:
         if not isinstance(reply, Message):
             raise MessageRefused([Problem("message", "another type", "a Message")])
-        problems = Problems()
-        for name, expected in (("version", VERSION), *((name, getattr(request, name)) for name in _ECHOED)):
-            if type(getattr(reply, name)) is not type(expected) or getattr(reply, name) != expected:
-                problems.add(f"message -> {name}", found="another value", expected="the value of the request")
-        if reply.extra:
-            problems.add("message -> extra", found="words", expected="no words from a site")
-        if type(reply.n) is not int or reply.n < 0:
-            problems.add("message -> n", found="another value", expected="a whole number >= 0")
-        if len(reply.metrics) > _MOST_METRICS:
-            problems.add("message -> metrics", found="too many", expected=f"at most {_MOST_METRICS}")
-        with problems.collected():
-            Message(Kind.METRICS, self.site, 0, 1, metrics=reply.metrics).check(up=False)
+        problems = _header_problems(request, reply)
         if reply.tensors and task != Task.TRAIN:
-            problems.add("message -> tensors", found="tensors without training", expected="metrics only")
+            problems.add("message -> tensors", "tensors without training", "metrics only")
         problems.extend(self._request_problems(task, request))
         weights, statistics = _split(reply)
         problems.extend(tensor_problems(replace(reply, tensors=weights) if statistics else reply, allowed))
@@ -289,6 +277,22 @@ class ReleaseFilter:
         if after > settings.epsilon:
             found = f"epsilon {after:.3g} after one more message"
             raise MessageRefused([Problem("privacy budget", found, f"at most {settings.epsilon:g}")])
+
+
+def _header_problems(request: Message, reply: Message) -> Problems:
+    problems = Problems()
+    for name, expected in (("version", VERSION), *((name, getattr(request, name)) for name in _ECHOED)):
+        if type(getattr(reply, name)) is not type(expected) or getattr(reply, name) != expected:
+            problems.add(f"message -> {name}", "another value", "the value of the request")
+    if reply.extra:
+        problems.add("message -> extra", "words", "no words from a site")
+    if type(reply.n) is not int or reply.n < 0:
+        problems.add("message -> n", "another value", "a whole number >= 0")
+    if len(reply.metrics) > _MOST_METRICS:
+        problems.add("message -> metrics", "too many", f"at most {_MOST_METRICS}")
+    with problems.collected():
+        Message(Kind.METRICS, reply.site, 0, 1, metrics=reply.metrics).check(up=False)
+    return problems
 
 
 def _noise_of(record: Any) -> Any:

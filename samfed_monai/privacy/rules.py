@@ -141,8 +141,7 @@ class Privacy:
         Raises:
             Refused: unknown names, values out of range, settings that exclude each other; all together.
         """
-        problems = schema_problems({"privacy": content}, SCHEMA, "federate.json")
-        require(problems, _conflicts(content))
+        require(schema_problems({"privacy": content}, SCHEMA, "federate.json"), _conflicts(content))
         given = content or {}
         parts = {name: kind(**given[name]) for name, kind in _PARTS.items() if given.get(name) is not None}
         rules = {
@@ -285,26 +284,16 @@ def require_possible(
     local, central, secure = (getattr(privacy, name) for name in _PARTS)
     if method is not None and method.leaves_site is not None and not method.leaves_site:
         hint = "run its train.json at the site (docs/methods.md), or choose another variant"
-        expected = "a federated method: with this one, a site sends nothing"
-        problems.add("variant", found=repr(method.name), expected=expected, hint=hint)
+        problems.add("variant", repr(method.name), "a federated method: with this one, a site sends nothing", hint)
     if kind is not None:
         problems.extend(forbidden_problems(kind, privacy, method))
     if secure is not None:
-        where = f"{WHERE}#secure_aggregation"
-        if sites is not None:
-            with problems.collected():
-                secure.require_threshold(sites)
-        problems.extend([*_mean_problems(strategy, where), *_guard_problems(guard, where)])
-        problems.extend(installed("cryptography", "privacy", where, "no such package", "cryptography, for keys"))
+        problems.extend(_secure_problems(secure, strategy, guard, sites))
     for noise in filter(None, (central, local)):
         with problems.collected():
             require_budget(noise, rounds or 0)
     if central is not None:
-        where, limits = f"{WHERE}#central_differential_privacy", vars(UpdateGuard())
-        problems.extend(_mean_problems(strategy, where))
-        expected, hint = "no limits of single updates: the noise clips each, and sites count alike", "leave it out"
-        for name in (name for name, limit in vars(guard or UpdateGuard()).items() if limit != limits[name]):
-            problems.add(where, found=f"job#update_guard#{name}", expected=expected, hint=hint)
+        problems.extend(_central_problems(strategy, guard))
     if local is not None:
         problems.extend(_exchange_problems(strategy))
     rule = privacy.rule(kind) if kind is not None else None
@@ -312,6 +301,25 @@ def require_possible(
         with problems.collected():
             accountant()
     problems.refuse_if_any()
+
+
+def _secure_problems(
+    settings: SecureAggregation, strategy: Strategy, guard: UpdateGuard | None, sites: int | None
+) -> list[Problem]:
+    where, problems = f"{WHERE}#secure_aggregation", Problems()
+    if sites is not None:
+        with problems.collected():
+            settings.require_threshold(sites)
+    package = installed("cryptography", "privacy", where, "no such package", "cryptography, for keys")
+    return [*problems, *_mean_problems(strategy, where), *_guard_problems(guard, where), *package]
+
+
+def _central_problems(strategy: Strategy, guard: UpdateGuard | None) -> list[Problem]:
+    where, limits = f"{WHERE}#central_differential_privacy", vars(UpdateGuard())
+    expected = "no limits of single updates: the noise clips each, and sites count alike"
+    changed = [name for name, limit in vars(guard or UpdateGuard()).items() if limit != limits[name]]
+    limited = [Problem(where, f"job#update_guard#{name}", expected, "leave it out") for name in changed]
+    return [*_mean_problems(strategy, where), *limited]
 
 
 def _mean_problems(strategy: Strategy, where: str) -> list[Problem]:
@@ -401,8 +409,7 @@ def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Pr
     if images >= least or strategy.exchange.answer is Kind.METRICS:
         return []
     expected = f"at least {least} training images (privacy#{where})"
-    hint = "merge with another site, or agree on a lower least_images"
-    return [Problem("images", found="fewer", expected=expected, hint=hint)]
+    return [Problem("images", "fewer", expected, "merge with another site, or agree on a lower least_images")]
 
 
 def require_budget(settings: DifferentialPrivacy, rounds: int) -> None:

@@ -169,8 +169,7 @@ class UpdateGuard:
             return 1.0
         if self.action == Action.CLIP:
             return allowed / length
-        found, expected = f"a step of norm {length:.3g}", f"at most {allowed:.3g}"
-        raise message_refused("message -> tensors", found, expected)
+        raise message_refused("message -> tensors", f"a step of norm {length:.3g}", f"at most {allowed:.3g}")
 
     @torch.no_grad()
     def limited(self, update: Message, reference: Mapping[str, Tensor]) -> Message:

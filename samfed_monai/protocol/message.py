@@ -10,7 +10,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -185,38 +185,37 @@ class Message:
         if up:
             least = 0 if self.kind == Kind.METRICS else 1
             if type(self.n) is not int or not least <= self.n <= MAX_COUNT:
-                expected = f"a whole number from {least} to {MAX_COUNT}"
-                problems.add("message -> n", found=_number(self.n), expected=expected)
+                problems.add("message -> n", _number(self.n), f"a whole number from {least} to {MAX_COUNT}")
             if self.tensors and like is None:
                 problems.add("message -> tensors", found="tensors that were not requested", expected="numbers only")
-        problems.extend(_scalar_problems(self.metrics, self.extra))
+        problems.extend(_metric_problems(self.metrics))
+        problems.extend(_word_problems(self.extra))
         problems.extend(_tensor_problems(self.tensors, like))
         require(problems, error=MessageRefused)
 
 
-def _scalar_problems(metrics: Mapping[Any, Any], extra: Mapping[Any, Any]) -> list[Problem]:
-    # refused names and values are not repeated: they might be private
-    problems = Problems()
+# refused names and values are not repeated: they might be private
+def _metric_problems(metrics: Mapping[Any, Any]) -> Iterator[Problem]:
     for name, value in metrics.items():
         allowed = metric_range(name)
         if allowed is None:
-            problems.add("message -> metrics", found="a name that is not on the list", expected=_one_of(METRIC_NAMES))
+            yield Problem("message -> metrics", "a name that is not on the list", _one_of(METRIC_NAMES))
         elif type(value) not in (int, float) or value != value or abs(value) == math.inf:
-            problems.add(f"message -> metrics -> {name}", found=_number(value), expected="a finite number")
-        else:
-            least, most = allowed
-            if not least <= value <= most:
-                expected = f"a number from {least:g} to {most:g}"
-                problems.add(f"message -> metrics -> {name}", found=_number(value), expected=expected)
+            yield Problem(f"message -> metrics -> {name}", _number(value), "a finite number")
+        elif not allowed[0] <= value <= allowed[1]:
+            expected = f"a number from {allowed[0]:g} to {allowed[1]:g}"
+            yield Problem(f"message -> metrics -> {name}", _number(value), expected)
     terms = sum(isinstance(name, str) and TERM_NAME.fullmatch(name) is not None for name in metrics)
     if terms > MAX_TERMS:
-        problems.add("message -> metrics", found=f"{terms} terms", expected=f"at most {MAX_TERMS} terms")
-    for name, value in extra.items():
+        yield Problem("message -> metrics", f"{terms} terms", f"at most {MAX_TERMS} terms")
+
+
+def _word_problems(words: Mapping[Any, Any]) -> Iterator[Problem]:
+    for name, value in words.items():
         if name not in EXTRA_WORDS:
-            problems.add("message -> extra", found="a name that is not on the list", expected=_one_of(EXTRA_WORDS))
+            yield Problem("message -> extra", "a name that is not on the list", _one_of(EXTRA_WORDS))
         elif not isinstance(value, str) or not EXTRA_WORDS[name].fullmatch(value):
-            problems.add(f"message -> extra -> {name}", found="another value", expected=EXTRA_WORDS[name].pattern)
-    return list(problems)
+            yield Problem(f"message -> extra -> {name}", "another value", EXTRA_WORDS[name].pattern)
 
 
 def _tensor_problems(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None) -> list[Problem]:
@@ -230,8 +229,7 @@ def _tensor_problems(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] |
         comparable = {name for name, tensor in tensors.items() if name in like and tensor.dtype == like[name].dtype}
         negative = sum(bool((tensors[name] < 0).any()) for name in comparable if name.rpartition(".")[2] == part)
         if negative:
-            found = f"{negative} with negative values"
-            problems.add("message -> tensors", found=found, expected=f"non-negative {what}")
+            problems.add("message -> tensors", f"{negative} with negative values", f"non-negative {what}")
     if unknown := len(tensors.keys() - like.keys()):
         expected = "only the shared tensors of this network"
         hint = "give both ends the same bundle, network and personal"

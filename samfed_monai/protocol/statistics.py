@@ -198,8 +198,7 @@ class MeansOfGroups(Statistic):
         order, means = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed)), []
         for group in order.tensor_split(self._groups(len(records), least_images)):
             images = (torch.as_tensor(self.transform(records[index])["image"]) for index in group.tolist())
-            entries = [self.entry(image.as_subclass(torch.Tensor)) for image in images]
-            means.append(torch.stack(entries).mean(dim=0))
+            means.append(torch.stack([self.entry(image.as_subclass(torch.Tensor)) for image in images]).mean(dim=0))
         return {self.name: torch.stack([means[entry % len(means)] for entry in range(self.entries)])}
 
     def taken(self, tensors: Mapping[str, Tensor]) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -35,42 +35,50 @@ from samfed_monai.reports.style import DEFAULT_CONVENTION
 
 def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     """Returns the sentences below the table."""
-    by_row, notes = _by_row(runs), list[str]()
-    seeds = {row.name: ", ".join(map(str, row.seeds)) for group in groups for row in group.rows}
+    rows, notes = [row for group in groups for row in group.rows], list[str]()
+    seeds = {row.name: ", ".join(map(str, row.seeds)) for row in rows}
     if len(set(seeds.values())) > 1:
         notes.append(f"Rows have different seeds ({joined(seeds)}); differences and shares use the seeds in common.")
+    notes += [*_setting_notes(runs), *_scoring_notes(runs)]
+    if not any(row.cells["dice"].n for row in rows):
+        return notes  # without a test image there is neither a gap nor a spread
+    for group in groups:
+        notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
+    if any(len(row.seeds) < 3 for row in rows):
+        notes.append("Fewer than three seeds: the spread is not reliable.")
+    return notes
+
+
+def _setting_notes(runs: Sequence[RunData]) -> Iterator[str]:
+    by_row = _by_row(runs)
     rounds = {row: ", ".join(sorted({str(run.results["rounds"]) for run in of_row})) for row, of_row in by_row.items()}
     if len({rounds[run.row] for run in runs if run.results["variant"] != FLOOR}) > 1:
-        notes.append(f"Runs have different numbers of rounds ({joined(rounds)}).")
+        yield f"Runs have different numbers of rounds ({joined(rounds)})."
     if _convention(runs) is None:
         counted_as = joined({run.row: " / ".join(_convention_of(run).values()) for run in runs})
-        notes.append(f"Rows count HD95 and empty masks differently ({counted_as}): their HD95 cannot be compared.")
+        yield f"Rows count HD95 and empty masks differently ({counted_as}): their HD95 cannot be compared."
     settings = {row: [_options_of(run) for run in of_row if run.run.get("config")] for row, of_row in by_row.items()}
     sizes = {row: {str(each["image_size"]) for each in runs if "image_size" in each} for row, runs in settings.items()}
     if len(set[str]().union(*sizes.values())) > 1:
         found = joined({row: ", ".join(sorted(some)) for row, some in sizes.items() if some})
-        notes.append(f"Runs have different image sizes ({found}): their HD95, in pixels, cannot be compared.")
+        yield f"Runs have different image sizes ({found}): their HD95, in pixels, cannot be compared."
     mixed_rows = {row for row, of_row in settings.items() if any(each != of_row[0] for each in of_row)}
     mixed_rows |= {row for row, of_row in by_row.items() if len({run.settings_hash for run in of_row} - {""}) > 1}
     if mixed_rows:
         what = f"Seeds of one row were run with different settings or bundles ({', '.join(sorted(mixed_rows))})"
-        notes.append(f"{what}: its mean and spread cover both.")
+        yield f"{what}: its mean and spread cover both."
+
+
+def _scoring_notes(runs: Sequence[RunData]) -> Iterator[str]:
+    scores = {f"{run.row}, seed {run.seed}": _scored_images(run.results) for run in runs}
     for images, consequence in _CONSEQUENCES.items():
-        scores = {f"{run.row}, seed {run.seed}": _scored_images(run.results) for run in runs}
         counts = {run: numbers[images] for run, numbers in scores.items() if images in numbers}
         most = max(counts.values(), default=0)
         if fewer := joined({run: f"{n} of {most}" for run, n in counts.items() if n < most}):
             text = f"Some runs were scored on fewer {images} than others ({fewer}): a site gave no scores there, so"
-            notes.append(f"{text} {consequence}.")
+            yield f"{text} {consequence}."
     if unscored := ", ".join(sorted({run.row for run in runs if (run.results["teacher"] or {}).get("score") is False})):
-        notes.append(f"The SAM teacher was not scored where `score` of `teacher.json` is false ({unscored}).")
-    if not any(row.cells["dice"].n for group in groups for row in group.rows):
-        return notes  # without a test image there is neither a gap nor a spread
-    for group in groups:
-        notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
-    if any(len(row.seeds) < 3 for group in groups for row in group.rows):
-        notes.append("Fewer than three seeds: the spread is not reliable.")
-    return notes
+        yield f"The SAM teacher was not scored where `score` of `teacher.json` is false ({unscored})."
 
 
 _CONSEQUENCES = {
@@ -243,14 +251,7 @@ def _with_unique_rows(runs: Sequence[RunData]) -> list[RunData]:
     for row, same_row in by_row.items():
         if len({run.seed for run in same_row}) == len(same_row):
             continue
-        rows: list[list[RunData]] = []
-        for run in same_row:
-            same_options = (of for of in rows if _options_of(of[0]) == _options_of(run))
-            members = next((of for of in same_options if run.seed not in {each.seed for each in of}), None)
-            if members is None:
-                members = []
-                rows.append(members)
-            members.append(run)
+        rows = _by_options(same_row)
         folders = [members[0].folder.resolve() for members in rows]
         parent = os.path.commonpath([folder.parent for folder in folders])
         names = list[str]()
@@ -265,6 +266,19 @@ def _with_unique_rows(runs: Sequence[RunData]) -> list[RunData]:
                 about = {**run.about, "row": name, "title": f"{_row_title(run)}, {name}", "note": note, "place": place}
                 renamed[run.folder] = replace(run, about=about)
     return [renamed.get(run.folder, run) for run in runs]
+
+
+def _by_options(runs: Sequence[RunData]) -> list[list[RunData]]:
+    """Divides runs into rows of the same options and different seeds."""
+    rows: list[list[RunData]] = []
+    for run in runs:
+        for members in rows:
+            if _options_of(members[0]) == _options_of(run) and run.seed not in {each.seed for each in members}:
+                members.append(run)
+                break
+        else:
+            rows.append([run])
+    return rows
 
 
 def _row_title(run: RunData) -> str:
@@ -377,8 +391,7 @@ def _costs(runs: Sequence[RunData]) -> dict[str, Any] | None:
 
 def _teacher_rows(mode: Mode, by_row: Mapping[str, Sequence[RunData]], unseen: Sequence[str]) -> list[Row]:
     """Returns the row of SAM-Fed's teacher, else of the first row with an adapted teacher; none without a teacher."""
-    names = sorted(by_row, key=lambda name: (name != mode.hero, by_row[name][0].about.get("place", 0), name))
-    for name in names:
+    for name in sorted(by_row, key=lambda name: (name != mode.hero, by_row[name][0].about.get("place", 0), name)):
         scores = {run.seed: tables for run in by_row[name] if (tables := teacher_alone(run.results)) is not None}
         if scores and by_row[name][0].results["variant"] != "unadapted_sam":
             cells = _cells(scores, unseen)

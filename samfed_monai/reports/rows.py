@@ -332,8 +332,7 @@ def with_tests(group: Group, runs: Mapping[str, Sequence[RunData]]) -> Group:
                 tests.append(_test(first, other, runs[first.name], runs[other.name]))
             except _Untested as why:
                 missing.setdefault(str(why), []).append(other.title)
-    corrected = holm([test.p for test in tests])
-    tests = [replace(test, holm=p) for test, p in zip(tests, corrected, strict=True)]
+    tests = [replace(test, holm=p) for test, p in zip(tests, holm([test.p for test in tests]), strict=True)]
     against = f"No test per image of {first.title} against"
     untested = [f"{against} {', '.join(names)}: {why}." for why, names in missing.items()]
     return replace(group, tests=tests, untested=untested)

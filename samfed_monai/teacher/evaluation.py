@@ -162,14 +162,7 @@ class MaskSource(Protocol):
     def probabilities(self, images: Tensor) -> Tensor: ...
 
 
-def fill_store(
-    teacher: MaskSource,
-    records: Sequence[dict[str, Any]],
-    store: SoftMaskStore,
-    *,
-    progress: bool = True,
-    owner: str = "",
-) -> int:
+def fill_store(teacher: MaskSource, records: Sequence[dict[str, Any]], store: SoftMaskStore, *, owner: str = "") -> int:
     """Computes the soft masks that ``store`` lacks; repeated, even after an interruption, it only adds missing ones.
 
     The stored mask covers exactly the image: its longer side has ``teacher.size / 4`` pixels and its aspect is the
@@ -179,7 +172,6 @@ def fill_store(
         teacher: computes the probabilities; ``store`` must have been opened with its ``sha256``.
         records: dicts with ``image`` (path) and ``image_sha256``; labels are not read.
         store: the store, which gets ``(C, h, w)`` float in [0, 1].
-        progress: show a progress bar with the time left.
         owner: the owner of the images, added to the bar's name.
 
     Returns:
@@ -188,7 +180,7 @@ def fill_store(
     by_hash = {record["image_sha256"]: record for record in records}
     missing = store.missing(list(by_hash))
     description = f"soft masks, {owner}" if owner else "soft masks"
-    with progress_bar(total=len(missing), desc=description, unit="image", show=progress and bool(missing)) as bar:
+    with progress_bar(total=len(missing), desc=description, unit="image", show=bool(missing)) as bar:
         for sha256 in missing:
             store.put(sha256, teacher.probabilities(read_image_tensor(by_hash[sha256]).float() / 255).cpu()[0])
             bar.update()

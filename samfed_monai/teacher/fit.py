@@ -232,9 +232,7 @@ class TeacherFit:
             found, expected = (getattr(value := getattr(source, name), "value", value) for source in (header, self))
             if found != expected:
                 hint = f"choose another adapter, or set {name} as in the adapter, from which the fit continues"
-                problems.add(
-                    where, found=f"{self.start.name} with {name} {found}", expected=f"{name} {expected}", hint=hint
-                )
+                problems.add(where, f"{self.start.name} with {name} {found}", f"{name} {expected}", hint)
         problems.refuse_if_any()
 
     def _build_sam(self, *, loaded: bool = False) -> PromptFreeSam:

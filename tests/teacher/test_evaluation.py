@@ -98,7 +98,7 @@ def store(folder) -> SoftMaskStore:
 def test_fill_store_computes_only_missing_masks(teacher, tmp_path):
     records = fake_records(tmp_path, 3)
     for images, computed in ((records[:2], 2), (records, 1), (records, 0)):
-        assert fill_store(teacher, images, store(tmp_path / "store"), progress=False) == computed
+        assert fill_store(teacher, images, store(tmp_path / "store")) == computed
 
 
 def test_stored_masks_keep_aspect_ratio(teacher, tmp_path):
@@ -107,7 +107,7 @@ def test_stored_masks_keep_aspect_ratio(teacher, tmp_path):
         (tmp_path / name).mkdir()
         records += fake_records(tmp_path / name, 2, size)
     filled = store(tmp_path / "store")
-    assert fill_store(teacher, records, filled, progress=False) == len({record["image_sha256"] for record in records})
+    assert fill_store(teacher, records, filled) == len({record["image_sha256"] for record in records})
     for record in records:
         mask = filled.get(record["image_sha256"])
         assert mask.shape == ((1, 16, 16) if "/a/" in record["image"] else (1, 12, 16))

@@ -156,9 +156,7 @@ class SamNetwork(nn.Module):
             if experts != 0:
                 self.switch = apply_experts(sam.image_encoder, experts, expert_rank, top)
             self.key_patterns = sam_key_patterns(
-                decoder=decoder,
-                experts=bool(self.expert_layers),
-                several=sam.outputs > 1,
+                decoder=decoder, experts=bool(self.expert_layers), several=sam.outputs > 1
             )
             trained = {*self.key_split().shared, *self.key_split().personal}
             for name, parameter in self.named_parameters():
