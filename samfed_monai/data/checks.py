@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -188,12 +188,11 @@ def _size_problem(picture: Picture, mask: Picture, image: str, label: str, turne
 MEASURING = (Split.VALIDATION, Split.TEST)
 
 
-def leaks(datalist: DataList) -> list[Problem]:
-    """Returns a problem for each validation or test image with the same bytes as an image of another split or site.
+def leaks(datalist: DataList) -> Iterator[Problem]:
+    """Yields a problem for each validation or test image with the same bytes as an image of another split or site.
 
     All sites' training images shape the global model, so a test image may not be in any other split.
     """
-    problems = Problems()
     first_uses: dict[str, tuple[str, Split, str]] = {}
 
     def describe(site: str, split: Split, _: str) -> str:
@@ -205,8 +204,7 @@ def leaks(datalist: DataList) -> list[Problem]:
         if (first_use[0], first_use[1]) != (site, split) and (split in MEASURING or first_use[1] in MEASURING):
             found = f"the same bytes in {describe(*current)} and, as {first_use[2]}, in {describe(*first_use)}"
             expected = f"images of {split.value if split in MEASURING else first_use[1].value} in no other split"
-            problems.add(item.image, found, expected, "remove it from one split, or the scores are too high")
-    return list(problems)
+            yield Problem(item.image, found, expected, "remove it from one split, or the scores are too high")
 
 
 def warnings(datalist: DataList) -> list[str]:
@@ -291,20 +289,18 @@ def facts_of(datalist: DataList, data_root: str | Path) -> list[Facts]:
     return survey(listed, data_root, threshold=datalist.mask_threshold, classes=datalist.classes)
 
 
-def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:
-    """Returns a problem for images of a site's folder that differ only in suffix (fault 22): masks are named by stem.
+def repeated_stems(images: Iterable[tuple[str, str]]) -> Iterator[Problem]:
+    """Yields a problem for images of a site's folder that differ only in suffix (fault 22): masks are named by stem.
 
     Args:
         images: (site, image) pairs.
     """
-    problems = Problems()
     first: dict[tuple[str, str], str] = {}
     for site, image in images:
         first_image = first.setdefault((site, normal(str(PurePosixPath(image).with_suffix("")))), image)
         if first_image != image:
             hint = "if both are the same image, move one away; if not, rename one and its mask"
-            problems.add(image, found=f"the same stem as {first_image}", expected="one file per stem", hint=hint)
-    return list(problems)
+            yield Problem(image, f"the same stem as {first_image}", "one file per stem", hint)
 
 
 def ids_of(images: Sequence[str]) -> dict[str, str]:

@@ -6,11 +6,11 @@ order of the names; a network has K + 1 logits with a softmax, the background fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problem, Problems, refused
+from samfed_monai.core.errors import Problem, refused
 
 if TYPE_CHECKING:  # the command line needs only the names of classes
     import numpy as np
@@ -59,22 +59,21 @@ def _is_name(name: Any) -> bool:
     return isinstance(name, str) and name.strip()[:1] not in ("", *"@$%") and not any(ord(each) < 32 for each in name)
 
 
-def list_class_problems(classes: Any, threshold: Any, where: str) -> list[Problem]:
-    """Returns the problems of the classes of a data list; lists of binary masks have no classes.
+def list_class_problems(classes: Any, threshold: Any, where: str) -> Iterator[Problem]:
+    """Yields the problems of the classes of a data list; lists of binary masks have no classes.
 
     Args:
         classes: the value of an option or of a key in a file.
         threshold: the mask threshold of the list.
         where: the place of the classes, for the messages.
     """
-    problems = Problems(class_problems(classes, where))
+    yield from class_problems(classes, where)
     if isinstance(classes, (list, tuple)) and len(classes) == 1:
         found, hint = f"one name, {classes[0]!r}", "leave it out: labels of one class are binary masks"
-        problems.add(where, found=found, expected="the names of two classes or more", hint=hint)
+        yield Problem(where, found, "the names of two classes or more", hint)
     if threshold is not None:
         found, hint = f"a mask threshold ({threshold}) as well", "leave it out: a threshold cuts masks of one class"
-        problems.add(where, found=found, expected="one of the two", hint=hint)
-    return list(problems)
+        yield Problem(where, found, "one of the two", hint)
 
 
 def class_mismatch(list_classes: Sequence[str], run_classes: Sequence[str] | None, where: str) -> list[Problem]:

@@ -188,23 +188,22 @@ def _name_problems(name: str, where: str) -> list[Problem]:
     return [Problem(where, repr(name), "another name", hint)] if name in SERVER_NAMES else []
 
 
-def _item_problems(item: Mapping[str, Any], split: Split, where: str) -> list[Problem]:
-    """Returns problems that the schema cannot express: unsafe paths, and labels that the split does not allow."""
-    problems, label, kind = Problems(), item.get("label"), item.get("label_kind")
+def _item_problems(item: Mapping[str, Any], split: Split, where: str) -> Iterator[Problem]:
+    """Yields problems that the schema cannot express: unsafe paths, and labels that the split does not allow."""
+    label, kind = item.get("label"), item.get("label_kind")
     for key in ("image", "label"):
         if item.get(key) is not None and (reason := unsafe(item[key])):
-            hint = "list only paths inside the data root"
-            problems.add(f"{where}#{key}", found=reason, expected="a relative path inside the data root", hint=hint)
+            expected, hint = "a relative path inside the data root", "list only paths inside the data root"
+            yield Problem(f"{where}#{key}", reason, expected, hint)
     weak = kind not in (None, LabelKind.MASK.value)
     if split is not Split.UNLABELLED and (label is None or weak):
         key, found = ("label", "no mask") if label is None else ("label_kind", f"a weak label ({kind})")
         hint = f"add the mask of {item.get('image')!r}, or move the image to a site's unlabelled images"
-        problems.add(f"{where}#{key}", found=found, expected=f"a mask, as for every {split.value} item", hint=hint)
+        yield Problem(f"{where}#{key}", found, f"a mask, as for every {split.value} item", hint)
     if weak and label is None:
-        problems.add(f"{where}#label_kind", found=f"{kind!r} without a label", expected="a label of this kind")
+        yield Problem(f"{where}#label_kind", f"{kind!r} without a label", "a label of this kind")
     if (label is None) != (item.get("label_sha256") is None):
-        problems.add(f"{where}#label_sha256", found="only one of the two", expected="label and label_sha256 together")
-    return list(problems)
+        yield Problem(f"{where}#label_sha256", "only one of the two", "label and label_sha256 together")
 
 
 SCHEMA = 1

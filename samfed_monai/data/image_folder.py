@@ -6,7 +6,7 @@ import logging
 import mimetypes
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePath
@@ -258,19 +258,17 @@ def _images(folder: Sources) -> list[tuple[str, Path, Path]]:
     return found
 
 
-def _duplicate_names(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
-    """Returns problems of images with one name in two folders or with two suffixes: they share a mask (fault 22)."""
+def _duplicate_names(images: Iterable[tuple[str, Path, Path]]) -> Iterator[Problem]:
+    """Yields problems of images with one name in two folders or with two suffixes: they share a mask (fault 22)."""
     by_name: dict[str, list[Path]] = defaultdict(list)
     for name, path, _ in images:
         by_name[name].append(path)
     hint = "rename one image: both masks would have the same name"
-    problems = Problems()
     for name, paths in by_name.items():
         same_file_name = len({path.name for path in paths}) < len(paths)
         if len(paths) > 1:
             found = " and ".join(str(path) if same_file_name else path.name for path in paths)
-            problems.add(name, found=found, expected="one image of that name", hint=hint)
-    return list(problems)
+            yield Problem(name, found, "one image of that name", hint)
 
 
 def _check_images(images: list[tuple[str, Path, Path]]) -> tuple[dict[Path, list[Problem]], set[Path], set[Path]]:

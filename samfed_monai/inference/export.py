@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import timeit
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure, refused
+from samfed_monai.core.errors import Problem, Refused, machine_failure, refused
 from samfed_monai.core.io import PUBLIC, absent, parse_json, read_json, require_writable, write_json, write_text
 from samfed_monai.core.model_file import USAGE, usage_of
 from samfed_monai.core.run_log import muted, without_warnings
@@ -324,14 +324,13 @@ def export_network(
     return rows
 
 
-def export_problems(to: str, output: Path, *, int8: bool = False) -> list[Problem]:
-    """Returns problems of an export before any network is built: output, missing packages, conflicting options."""
-    problems = Problems(absent("--output", output))
+def export_problems(to: str, output: Path, *, int8: bool = False) -> Iterator[Problem]:
+    """Yields problems of an export before any network is built: output, missing packages, conflicting options."""
+    yield from absent("--output", output)
     if int8 and to != "onnx":
-        problems.add("--int8", found=f"--to {to}", expected="--to onnx: only ONNX Runtime has a quantiser")
+        yield Problem("--int8", f"--to {to}", "--to onnx: only ONNX Runtime has a quantiser")
     for package in PACKAGES if to == "onnx" else ():
-        problems.extend(installed(package, "export", "--to onnx", f"no package {package}", ", ".join(PACKAGES)))
-    return list(problems)
+        yield from installed(package, "export", "--to onnx", f"no package {package}", ", ".join(PACKAGES))
 
 
 def table_of(rows: Sequence[Measured]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,19 +153,17 @@ class ReleaseFilter:
         """
         require(self._request_problems(task, request), error=MessageRefused)
 
-    def _request_problems(self, task: Task, request: Message) -> list[Problem]:
-        problems = Problems()
+    def _request_problems(self, task: Task, request: Message) -> Iterator[Problem]:
         if request.site != self.site:
-            problems.add("message -> site", found="another site", expected="this site")
+            yield Problem("message -> site", "another site", "this site")
         if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
-            problems.add("message -> round", found="a round of another plan", expected=f"one of {self.rounds} rounds")
+            yield Problem("message -> round", "a round of another plan", f"one of {self.rounds} rounds")
         for limited_task, what, counts, most in (
             (Task.EVALUATE, "evaluations", self.evaluations, MOST_EVALUATIONS),
             (Task.TRAIN, "trainings", self.trainings, MOST_TRAININGS),
         ):
             if task == limited_task and counts[request.round] >= most:
-                problems.add(what, "one more", f"at most {most} in a round", "start a new run with another name")
-        return list(problems)
+                yield Problem(what, "one more", f"at most {most} in a round", "start a new run with another name")
 
     def _statistics_problems(self, allowed: Allowed) -> list[Problem]:
         has_noise = self.privacy.differential_privacy is not None  # statistics are then sent back as received

@@ -8,7 +8,7 @@ cannot fall below 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -232,7 +232,7 @@ def apply_step(held: Mapping[str, Tensor], tensors: Mapping[str, Tensor], form: 
     return compression.decode(tensors, held)
 
 
-def compression_problems(value: str | int, strategy: Strategy, *, noise: bool, sums: bool) -> list[Problem]:
+def compression_problems(value: str | int, strategy: Strategy, *, noise: bool, sums: bool) -> Iterator[Problem]:
     """Problems that keep a run from compressing its messages, found before anything is computed.
 
     Args:
@@ -242,8 +242,8 @@ def compression_problems(value: str | int, strategy: Strategy, *, noise: bool, s
         sums: whether secure aggregation adds masked updates.
     """
     if value == NONE:
-        return []
-    exchange, name, problems = strategy.exchange, type(strategy).__name__, []
+        return
+    exchange, name = strategy.exchange, type(strategy).__name__
     where, plain = "federate.json -> compression", f", or compression: {NONE!r}"
     obstacles = {
         f"an exchange of {exchange.word}": exchange.answer is not Kind.WEIGHTS,
@@ -254,11 +254,10 @@ def compression_problems(value: str | int, strategy: Strategy, *, noise: bool, s
     }
     for text in [text for text, holds in obstacles.items() if holds][:1]:
         expected = "an exchange of weights in which all sites start from the same model"
-        problems.append(Problem(where, text, expected, f"choose a variant that averages, such as samfed{plain}"))
+        yield Problem(where, text, expected, f"choose a variant that averages, such as samfed{plain}")
     if sums:
         expected = "updates that the server can read (masked updates cannot be compressed)"
-        problems.append(Problem(where, "secure_aggregation", expected, f"set privacy#secure_aggregation: null{plain}"))
+        yield Problem(where, "secure_aggregation", expected, f"set privacy#secure_aggregation: null{plain}")
     if noise and isinstance(value, int):
         expected = f"{HALF!r} or {BYTES!r} (the noise of differential_privacy has no low rank)"
-        problems.append(Problem(where, f"rank {value}", expected, "or set privacy#differential_privacy: null"))
-    return problems
+        yield Problem(where, f"rank {value}", expected, "or set privacy#differential_privacy: null")

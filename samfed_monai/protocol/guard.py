@@ -110,8 +110,7 @@ class UpdateGuard:
         """
         known = ("limit", "action", "largest_share")
         schema = {"additionalProperties": False, "properties": dict.fromkeys(known, True)}
-        problems = Problems()
-        problems.extend(schema_problems(dict(content), schema, "federate.json -> job#update_guard"))
+        problems = Problems(schema_problems(dict(content), schema, "federate.json -> job#update_guard"))
         with problems.collected():
             guard = cls(**{name: value for name, value in content.items() if name in known})
         problems.refuse_if_any()

@@ -218,25 +218,24 @@ def _word_problems(words: Mapping[Any, Any]) -> Iterator[Problem]:
             yield Problem(f"message -> extra -> {name}", "another value", EXTRA_WORDS[name].pattern)
 
 
-def _tensor_problems(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None) -> list[Problem]:
+def _tensor_problems(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] | None) -> Iterator[Problem]:
     if like is None:
-        finite = all(map(all_finite, tensors.values()))
-        return [] if finite else [Problem("message -> tensors", found="NaN or infinity", expected="finite values")]
-    problems = Problems()
+        if not all(map(all_finite, tensors.values())):
+            yield Problem("message -> tensors", "NaN or infinity", "finite values")
+        return
     # eval mode takes the root of a variance: one such site would make every model NaN; and a counter of -1 makes the
     # next batch of a norm without momentum divide by 0
     for part, what in (("running_var", "variances"), ("num_batches_tracked", "counters")):
         comparable = {name for name, tensor in tensors.items() if name in like and tensor.dtype == like[name].dtype}
         negative = sum(bool((tensors[name] < 0).any()) for name in comparable if name.rpartition(".")[2] == part)
         if negative:
-            problems.add("message -> tensors", f"{negative} with negative values", f"non-negative {what}")
+            yield Problem("message -> tensors", f"{negative} with negative values", f"non-negative {what}")
     if unknown := len(tensors.keys() - like.keys()):
         expected = "only the shared tensors of this network"
         hint = "give both ends the same bundle, network and personal"
-        problems.add("message -> tensors", found=f"{unknown} with unknown names", expected=expected, hint=hint)
+        yield Problem("message -> tensors", f"{unknown} with unknown names", expected, hint)
     known = {name: tensor for name, tensor in tensors.items() if name in like}
-    problems.extend(check_tensors(known, like=like, where="message"))
-    return list(problems)
+    yield from check_tensors(known, like=like, where="message")
 
 
 def _one_of(known: Any) -> str:
