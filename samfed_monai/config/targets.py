@@ -332,13 +332,10 @@ def entry_points_of(kind: str) -> EntryPoints:
             result.points[point.name] = point
         except Exception as error:  # of another package: its import may raise anything
             reasons = error.problems if isinstance(error, Refused) else [error_text(error)]
-            package = owner.partition(" ")[0] if point.dist else owner
-            result.broken[point.name] = Problem(
-                f"{owner} -> entry point {point.name} = {point.value} of {group}",
-                found="; ".join(map(str, reasons)),
-                expected=ENTRY_POINT_KINDS[kind].format(name=point.name),
-                hint=f"update or uninstall {package}; the other {kind} work without it",
-            )
+            where, package = f"{owner} -> entry point {point.name} = {point.value} of {group}", owner.partition(" ")[0]
+            expected = ENTRY_POINT_KINDS[kind].format(name=point.name)
+            hint = f"update or uninstall {package if point.dist else owner}; the other {kind} work without it"
+            result.broken[point.name] = Problem(where, "; ".join(map(str, reasons)), expected, hint)
     return result
 
 

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem
+from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import parse_json, read_json
 from samfed_monai.core.run_log import run_record
 
@@ -89,17 +89,14 @@ def setting_differences(path: str | Path, settings: Mapping[str, Any]) -> list[P
     trained = settings_of(path)
     if trained and len(settings.get("classes") or ()) > 1:
         trained.setdefault("classes", ["foreground"])  # a file that names none was trained on one
-    return [
-        Problem(
-            name,
-            found=repr(settings[name]),
-            expected=f"{trained[name]!r}, as {Path(path).name} was trained",
-            hint=f'give --{name} "{trained[name]}"' if name == "classes" else f"give --{name} {trained[name]}",
-        )
-        for name in SETTINGS
-        if name in trained and name in settings and trained[name] != settings[name]
-        if name != "image_size" or not ANY_SIZE.get()
-    ]
+    problems = Problems()
+    for name in [name for name in SETTINGS if name in trained and name in settings]:
+        if trained[name] == settings[name] or (name == "image_size" and ANY_SIZE.get()):
+            continue
+        expected = f"{trained[name]!r}, as {Path(path).name} was trained"
+        value = f'"{trained[name]}"' if name == "classes" else trained[name]
+        problems.add(name, repr(settings[name]), expected, f"give --{name} {value}")
+    return problems
 
 
 ANY_SIZE: ContextVar[bool] = ContextVar("any_size", default=False)

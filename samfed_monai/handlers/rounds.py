@@ -219,8 +219,5 @@ class DivergenceGuard:
 
     def _stop(self, engine: Any, what: str) -> None:
         number, rounds = round_of(engine)
-        raise Stopped(
-            f"training diverged at site {self.site!r}, round {number + 1} of {rounds}, step {engine.state.iteration}: "
-            f"{what}",
-            "lower learning_rate, or the weight of that term",
-        )
+        where = f"site {self.site!r}, round {number + 1} of {rounds}, step {engine.state.iteration}"
+        raise Stopped(f"training diverged at {where}: {what}", "lower learning_rate, or the weight of that term")

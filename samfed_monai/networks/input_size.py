@@ -34,13 +34,10 @@ class InputLimits:
             if pixels % self.multiple or pixels < LEAST:
                 lower = max(LEAST, pixels // self.multiple * self.multiple)
                 nearest = sorted({lower, max(LEAST, -(-pixels // self.multiple) * self.multiple)})
-                minimum = f"at least {LEAST} pixels"
-                yield Problem(
-                    f"{self.network} -> image {side}",
-                    found=f"{pixels} pixels",
-                    expected=minimum if self.multiple == 1 else f"a multiple of {self.multiple}, {minimum}",
-                    hint=f"set image_size to {' or '.join(map(str, nearest))}",
-                )
+                multiple = f"a multiple of {self.multiple}, " if self.multiple > 1 else ""
+                hint = f"set image_size to {' or '.join(map(str, nearest))}"
+                expected = f"{multiple}at least {LEAST} pixels"
+                yield Problem(f"{self.network} -> image {side}", f"{pixels} pixels", expected, hint)
 
     def batch_problems(self, **batches: int) -> Iterator[Problem]:
         """Yields the problems of training batches of these sizes, by the id of the setting."""

@@ -81,9 +81,8 @@ def network_split(network: nn.Module, personal: Sequence[str] = ()) -> KeySplit:
         if not matches - set(split.frozen):
             missing = f"no trained name like {pattern!r}" if matches else f"no name like {pattern!r}"
             parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names if name not in split.frozen))
-            problems.add(
-                PERSONAL, missing, "at least one", f"correct the pattern or remove it; names begin with {parts}"
-            )
+            hint = f"correct the pattern or remove it; names begin with {parts}"
+            problems.add(PERSONAL, missing, "at least one", hint)
         matched |= matches
     shared = tuple(name for name in split.shared if name not in matched)
     if matched and not shared:

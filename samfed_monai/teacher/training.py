@@ -235,9 +235,8 @@ class EmbeddedBatches(ImageBatches):
         for index in progress_bar(range(len(images)), desc="embeddings", unit="image", show=progress):
             views_of_image = [images.still(index), *(images.view(index, f"view {view}") for view in range(1, views))]
             with torch.no_grad():
-                self._embedded.append(
-                    [(network.encode(image[None]).half(), quarter(mask[None])) for image, mask in views_of_image]
-                )
+                pairs = [(network.encode(image[None]).half(), quarter(mask[None])) for image, mask in views_of_image]
+                self._embedded.append(pairs)
 
     def of(self, part: Any) -> Iterator[Batch]:
         """Yields the batches of an epoch, of embeddings."""
