@@ -257,8 +257,8 @@ def draw_measuring(
 def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]]:
     """Turns sites into unseen hospitals: all their labelled images become test images, none are used for training.
 
-    Images without a mask are left out, and so are images that share bytes or group (patient, video) with images
-    elsewhere: no site may train on test images of an unseen hospital.
+    Images without a mask are left out, and so are images that share bytes or group (patient, video, volume) with images
+    elsewhere, and their whole group: no site may train on test images of an unseen hospital.
 
     Args:
         places: images by site and split.
@@ -282,7 +282,8 @@ def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]
     for name in [site for site in sites if site in names]:
         everything = [entry for split in SITE_SPLITS for entry in places.get((name, split), [])]
         others = [entry for place, entries in places.items() if place[0] != name for entry in entries]
-        hashes, groups = {entry.sha256 for entry in others}, {entry.group for entry in others} - {None}
+        hashes, groups = {entry.sha256 for entry in others}, {entry.group for entry in others}
+        groups = {*groups, *(entry.group for entry in everything if entry.sha256 in hashes)} - {None}
         labelled = [entry for entry in everything if entry.label is not None]
         new = [entry for entry in labelled if entry.sha256 not in hashes]
         kept = [entry for entry in new if entry.group not in groups]

@@ -468,7 +468,8 @@ def _is_unreadable(volume: _Volume) -> bool:
     """Whether a volume cannot be read, or its mask cannot be decoded; one with wrong values or another size can."""
     with suppress(Refused):
         read_slices(volume.path)
-        _voxels(mask := volume.mask or volume.path, _load(mask))
+        mask = volume.mask or volume.path
+        _voxels(mask, _load(mask))
         return False
     return True
 

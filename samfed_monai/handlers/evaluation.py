@@ -64,7 +64,8 @@ class ScoreHandler:
     has ``volumes``, see :func:`samfed_monai.metrics.scores.summarise_volumes`; masks are kept until the epoch's end.
 
     Nothing is resized: prediction and label must have the same size. Repeated images are scored once if
-    :class:`~samfed_monai.handlers.images_seen.ImagesSeen` is attached, as at a site; a volume keeps all of its slices.
+    :class:`~samfed_monai.handlers.images_seen.ImagesSeen` is attached, as at a site; a volume keeps all of its slices,
+    but a copy of a volume does not count.
 
     Args:
         output_dir: folder for ``scores.csv`` and ``masks/<id>.png`` (0 and 255, or the classes' values), both readable
@@ -112,6 +113,7 @@ class ScoreHandler:
         self._files: list[str] = []
         self._name_counts: Counter[str] = Counter()
         self._volumes: dict[str, Volume] = {}
+        self._new_volumes: set[str] = set()
 
     def __call__(self, engine: Engine) -> None:
         repeats = getattr(engine.state, "repeats", ())
@@ -121,10 +123,11 @@ class ScoreHandler:
                 raise refused("ScoreHandler", "an image without a label", "a label", hint)
             name, logits = str(item.get("id", f"image-{len(self._rows):05d}")), item["pred"]
             prediction, repeated = self._to_mask(logits, 0.0), index < len(repeats) and repeats[index]
-            if item.get("volume") and (not repeated or item["volume"] in self._volumes):  # no copy of another volume
+            if item.get("volume"):
                 self._keep_slice(item, prediction)
             if repeated:
                 continue
+            self._new_volumes.add(item.get("volume", ""))
             extra = {"estimate": estimate(probabilities(logits.detach().float()[None])[0].cpu().numpy())}
             self._rows.append({"id": name, **self._row(prediction, item["label"], extra)})
             if self.output_dir is not None:
@@ -135,8 +138,9 @@ class ScoreHandler:
         summary = summarise(self._rows, skip_empty=self.skip_empty)
         if not summary["n"]:
             logger.warning("no image was scored: the evaluator's data loader is empty")
-        if self._volumes:
-            summary["volumes"] = summarise_volumes(self._volumes.values(), self.classes)
+        # a volume that only has images of others is a copy
+        if volumes := [volume for name, volume in self._volumes.items() if name in self._new_volumes]:
+            summary["volumes"] = summarise_volumes(volumes, self.classes)
         state: Any = engine.state
         state.scores, state.score_summary = self._rows, {**summary, "convention": self.convention}
         state.metrics.update({key: summary[key] for key in (*NAMES, *EXTRAS) if summary.get(key) is not None})

@@ -292,12 +292,12 @@ def test_volume_slices_are_scored_together_in_millimetres(collated):
 
 
 def test_repeated_slices_stay_in_their_volume_and_copies_of_volumes_do_not_count():
-    """Volume v has the same image as slices 1 and 2, found and missed; w is a copy of it."""
-    label, records = planes([[1, 1, 0]]), [record(name, number, [1.0] * 3) for name in "vw" for number in (1, 2)]
-    items = [{"pred": pred, "label": label} for pred in (label, planes([[0, 0, 0]])) * 2]
-    found = scored(records, items, False, True, True, True)
-    assert (found["n"], found["volumes"]["classes"]["spleen"]) == (1, ABSENT)
-    assert found["volumes"]["classes"]["kidney"] == {"dice": 2 / 3, "hd95_mm": 1.0, "n": 1, "measured": 1}
+    """Volume v has the same image as slices 1 and 2, found and missed; w is a copy of it, x has only slice 1 of it."""
+    label, records = planes([[1, 1, 0]]), [record(name, number, [1.0] * 3) for name in "vwx" for number in (1, 2)]
+    items = [{"pred": pred, "label": label} for pred in (label, planes([[0, 0, 0]])) * 3]
+    found = scored(records, items, False, True, True, True, True, False)
+    assert (found["n"], found["volumes"]["classes"]["spleen"]) == (2, ABSENT)
+    assert found["volumes"]["classes"]["kidney"] == {"dice": 2 / 3, "hd95_mm": 1.0, "n": 2, "measured": 2}
 
 
 def test_mask_has_class_of_highest_probability(tmp_path):

@@ -340,14 +340,14 @@ def test_copies_stay_in_one_part_and_too_few_groups_are_refused():
 def test_unseen_site_measures_on_unshared_images_and_is_not_divided():
     a, b = found("a", 4), found("b", 6)
     b[0] = replace(b[0], label=None)
-    b[1] = replace(b[1], sha256=a[0].sha256)
+    b[1], b[3] = replace(b[1], sha256=a[0].sha256, group="volume"), replace(b[3], group="volume")
     a[1], b[2] = (replace(one, group="video") for one in (a[1], b[2]))
     places, sentences = make_unseen({("a", U): a, ("b", U): b[:5], ("b", V): b[5:]}, ["b"])
-    assert places == {("a", U): a, ("b", T): b[3:]}
+    assert places == {("a", U): a, ("b", T): b[4:]}
     assert sentences == [
         "1 image of b has no mask: left out",
         "1 image of b is also elsewhere, but the site must be unseen: left out",
-        "1 image of b shares a patient or video with others, but the site must be unseen: left out",
+        "2 images of b share a patient or video with others, but the site must be unseen: left out",
     ]
     assert list(counts(divide_sites(places, 2, skip=["b"])[0])) == ["a-1", "a-2", "b"]
 
