@@ -47,13 +47,12 @@ class Options:
     seed: int = _number(0, 0, "seed of all random draws")
 
 
-def named(text: str) -> list[str]:
-    """Returns the attacks of a comma-separated list in the order of :data:`ATTACKS`; ``all`` means every attack.
+def named(names: Sequence[str]) -> list[str]:
+    """Returns the attacks of these names in the order of :data:`ATTACKS`; ``all`` means every attack.
 
     Raises:
         Refused: unknown names, all listed.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()] or [""]
     require(*(one_of("--attack", name, [*ATTACKS, ALL]) for name in names))
     return [name for name in ATTACKS if name in names or ALL in names]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import refused
-from samfed_monai.core.text import as_argument
+from samfed_monai.core.text import as_argument, normal
 
 EMPTY = "is a shell variable empty? Write . for the current folder"
 OVERRIDES_HELP = "any other `--key value` sets the id `key` of {file}, for instance --seed 1 or --a#b#c true; "
@@ -164,6 +164,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     """Adds ``--device``, which :func:`samfed_monai.cli.main.main` sets for the whole command."""
     help = "device: cpu, cuda, cuda:1, mps (default: SAMFED_DEVICE, else the first GPU, else the CPU)"
     parser.add_argument("--device", metavar="DEVICE", help=help)
+
+
+def names_in(text: str) -> list[str]:
+    """Returns comma-separated names, for ``argparse``; an empty name is refused."""
+    if all(found := [normal(name) for name in text.split(",")]):
+        return found
+    raise argparse.ArgumentTypeError(f"expected names, separated by commas, found {text!r}")
 
 
 def absolute(path: str | Path | None) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.cli.arguments import absolute, add_data
+from samfed_monai.cli.arguments import absolute, add_data, names_in
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.validators import require, whole
@@ -34,7 +34,7 @@ def add_audit_parser(subparsers: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("path", metavar="FILE|RUN", help="audit.jsonl in the site's folder of a run; a finished run")
-    parser.add_argument("--attack", metavar="NAME[,NAME]", help="attacks from the list above")
+    parser.add_argument("--attack", metavar="NAME[,NAME]", type=names_in, help="attacks from the list above")
     parser.add_argument("--bundle", metavar="BUNDLE", help="bundle of the run (default: from its command)")
     add_data(parser, required=False)
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the audit (default: audit in the run's folder)")

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
+from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, names_in, take_overrides
 from samfed_monai.config.overrides import overrides_of, samfed_value
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import require_writable
@@ -37,9 +37,9 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     add_bundle(parser)
     add_data(parser)
-    parser.add_argument("--variants", metavar="A,B,C", help="names of variants, separated by commas")
+    parser.add_argument("--variants", metavar="A,B,C", type=names_in, help="variants, separated by commas")
     parser.add_argument("--rows", metavar="FILE.json", action="append", default=[], help="named rows; may be repeated")
-    parser.add_argument("--seeds", metavar="0,1,2", default="0,1,2", help="seeds, separated by commas (default: 0,1,2)")
+    parser.add_argument("--seeds", metavar="0,1,2", type=names_in, default="0,1,2", help="seeds (default: 0,1,2)")
     parser.add_argument("--rounds", metavar="N", type=int, required=True, help="federated rounds of every run")
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder of all runs and of the table")
     parser.add_argument("--cache-dir", metavar="DIR", help="folder that the runs share (default: OUTPUT/cache)")
@@ -68,15 +68,14 @@ def run(arguments: argparse.Namespace) -> None:
     for name in filter(overrides.__contains__, PER_COMPARISON):
         expected, hint = "an option that all runs can share", "use --variants, --seeds, --rounds and so on"
         problems.add(f"command line -> {name}", found=repr(overrides[name]), expected=expected, hint=hint)
-    variants = _names(arguments.variants, "--variants", problems) if arguments.variants is not None else []
     for path in arguments.rows:
         with problems.collected():
             rows += read_rows(path)
     if arguments.variants is None and not arguments.rows:
         problems.add("--variants", found="neither --variants nor --rows", expected="rows to compare")
-    rows = all_rows(variants, rows, problems)
-    seeds = _names(arguments.seeds, "--seeds", problems)
-    problems.unless(all(map(str.isdecimal, seeds)), "--seeds", arguments.seeds, "whole numbers, separated by commas")
+    rows = all_rows(arguments.variants or [], rows, problems)
+    seeds = list(dict.fromkeys(arguments.seeds))
+    problems.unless(all(map(str.isdecimal, seeds)), "--seeds", ",".join(seeds), "whole numbers, separated by commas")
     problems.unless(arguments.jobs >= 1, "--jobs", arguments.jobs, "1 or more")
     paths = {"datalist": str(absolute(arguments.datalist)), "data_root": str(absolute(arguments.data_root))}
     found, unread = _problems(root, rows, {**paths, **overrides})
@@ -160,9 +159,3 @@ def _with_rows(found: Mapping[Problem, Sequence[str]], rows: int) -> list[Proble
         problem if len(names) == rows else replace(problem, where=f"row {', '.join(names)}: {problem.where}")
         for problem, names in found.items()
     ]
-
-
-def _names(text: str, option: str, problems: Problems) -> list[str]:
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    problems.unless(bool(names), option, text, "names, separated by commas")
-    return names

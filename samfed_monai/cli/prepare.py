@@ -11,7 +11,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from samfed_monai.cli.arguments import on_list
+from samfed_monai.cli.arguments import names_in, on_list
 from samfed_monai.core.text import as_argument, counted, normal
 
 if TYPE_CHECKING:
@@ -140,12 +140,6 @@ def _print_summary(prepared: Prepared, given: Mapping[str, Any]) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _names(text: str) -> list[str]:
-    if all(names := [normal(name) for name in text.split(",")]):
-        return names
-    raise argparse.ArgumentTypeError(f"expected names, separated by commas, found {text!r}")
-
-
 def number_or_folder(text: str) -> int | str:
     with suppress(ValueError):
         return text if text == "folder" else int(text)
@@ -157,8 +151,13 @@ def _option(about: str, metavar: str | tuple[str, str] | None = None, **kwargs: 
 
 
 def _list(about: str, metavar: str, **kwargs: Any) -> dict[str, Any]:
-    """Returns an option that may be repeated; with ``type=_names`` each value is a comma-separated list."""
-    return _option(about, metavar, action="extend" if kwargs.get("type") is _names else "append", default=[], **kwargs)
+    """Returns an option that may be repeated."""
+    return _option(about, metavar, **{"action": "append", "default": [], **kwargs})
+
+
+def _names(about: str, metavar: str = "NAME[,NAME]", **kwargs: Any) -> dict[str, Any]:
+    """Returns an option of comma-separated names that may be repeated."""
+    return _list(about, metavar, action="extend", type=names_in, **kwargs)
 
 
 def _switch(about: str, **kwargs: Any) -> dict[str, Any]:
@@ -171,8 +170,8 @@ OPTIONS = {
     "datalist": _option("a list made by `samfed prepare`", "LIST.json", type=Path),
     "--by-folder": _switch("keep all images of one folder (a patient's, for instance) in one split"),
     "--by-sequence": _switch("keep the frames of a video in one group, if known"),
-    "--category": _list("categories that are foreground", "NAME[,NAME]", type=_names, dest="categories"),
-    "--classes": _list("classes of the mask values 1, 2, …, if masks are not binary", "NAME,NAME", type=_names),
+    "--category": _names("categories that are foreground", dest="categories"),
+    "--classes": _names("classes of the mask values 1, 2, …, if masks are not binary", "NAME,NAME"),
     "--data-root": _option("folder of the images", "DIR", type=Path, required=True),
     "--divide": _option("divide each site, except unseen sites, into N sites; groups stay together", "N", type=int),
     "--folder": _list("a client's folder; may be repeated", "CLIENT=FOLDER", dest="folders"),
@@ -183,7 +182,7 @@ OPTIONS = {
     "--label": _list("mask value of the foreground, or of each class", "N", type=int, dest="labels"),
     "--label-kind": _list("mask, or scribble, points, box, block (255: no label)", "[SITE=]KIND", dest="label_kinds"),
     "--labelled": _switch("also write masks of unlabelled images (for the oracle)"),
-    "--leave-out": _list("collections to leave out", "NAME[,NAME]", type=_names),
+    "--leave-out": _names("collections to leave out"),
     "--limit-per-site": _option("keep N unlabelled images of each site, chosen by hash", "N", type=int),
     "--mask-threshold": _option("lowest foreground value of masks that are not binary", "1..255", type=int),
     "--no-report": _switch("write no data report", action="store_false", dest="report"),
@@ -204,11 +203,11 @@ OPTIONS = {
     "--test": _option("share of a site's images (with masks) to test on", "SHARE", type=float, default=SHARE),
     "--test-only": _switch("make every image with a mask a test image (DIR may be a single site)"),
     "--unpack": _switch("unpack DIR/*.zip first"),
-    "--unseen": _list("sites that do not train: all their labelled images are test images", "NAME[,NAME]", type=_names),
+    "--unseen": _names("sites that do not train: all their labelled images are test images"),
     "--validation": _option("share of a site's images (with masks) to validate on", "SHARE", type=float, default=SHARE),
     "--volumes": _option("number of volumes of each site", "N", type=int),
     "--width": _option("width of scribbles and points in pixels, an odd number", "N", type=int, default=3),
-    "--without-spacing": _list("sites with wrong voxel sizes in headers: no HD95 in mm", "NAME[,NAME]", type=_names),
+    "--without-spacing": _names("sites with wrong voxel sizes in headers: no HD95 in mm"),
     "--without-annotation": _option("meaning of such images", choices=("unlabelled", "empty"), default="unlabelled"),
 }
 """Every option once; a suffix after a colon distinguishes options of the same name."""

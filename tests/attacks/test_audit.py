@@ -23,8 +23,8 @@ QUICK = Options(images=8, steps=1, batch=1, shadow_steps=0)
 
 
 def test_attack_names_are_sorted_and_all_selects_every_attack():
-    assert named("planted, membership,planted") == ["membership", "planted"]
-    assert named("all") == list(ATTACKS)
+    assert named(["planted", "membership", "planted"]) == ["membership", "planted"]
+    assert named(["all"]) == list(ATTACKS)
 
 
 def test_second_audit_extends_page_and_replaces_findings(tmp_path):

@@ -230,7 +230,7 @@ def test_missing_rows_and_invalid_options_are_refused(capsys):
     words = ["compare", str(BUNDLE), "--datalist", "l", "--data-root", "d", "--rounds", "2", "--output-dir", "r"]
     assert main(words) == 2
     assert "--variants: expected rows to compare, found neither --variants nor --rows" in capsys.readouterr().err
-    words += ["--variants", "no_such,", "--seeds", "0,x", "--jobs", "0", "--seed=7", "--job::variant=x"]
+    words += ["--variants", "no_such", "--seeds", "0,x", "--jobs", "0", "--seed=7", "--job::variant=x"]
     assert main(words) == 2
     error = capsys.readouterr().err
     for part in (

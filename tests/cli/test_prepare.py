@@ -116,11 +116,14 @@ def test_synthetic_is_repeatable_and_never_overwrites(tmp_path):
     assert output.read_bytes() == before
 
 
-@pytest.mark.parametrize(("option", "word"), [("--unseen", ","), ("--classes", "liver,,spleen"), ("--sites", "many")])
-def test_option_without_usable_value_is_refused(option, word, capsys):
+OF_LISTS = ("prepare nifti --classes liver,,spleen", "compare --variants a,", "compare --seeds ,0", "audit --attack ,")
+
+
+@pytest.mark.parametrize("words", ["prepare folders --unseen ,", "prepare isic --sites many", *OF_LISTS])
+def test_option_without_usable_value_is_refused(words, capsys):
     with pytest.raises(SystemExit):
-        run("isic" if option == "--sites" else "folders", "d", "--public", "a", "--output", "list.json", option, word)
-    assert f"argument {option}: expected " in capsys.readouterr().err
+        build_parser().parse_args(words.split())
+    assert f"argument {words.split()[-2]}: expected " in capsys.readouterr().err
 
 
 def test_split_writes_lists_of_sites_and_server(tmp_path, capsys):
