@@ -8,12 +8,12 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import refused
-from samfed_monai.core.text import as_argument, normal
+from samfed_monai.core.text import normal
 
 EMPTY = "is a shell variable empty? Write . for the current folder"
 OVERRIDES_HELP = "any other `--key value` sets the id `key` of {file}, for instance --seed 1 or --a#b#c true; "
@@ -176,9 +176,3 @@ def names_in(text: str) -> list[str]:
 def absolute(path: str | Path | None) -> str | None:
     """Returns a path of the command line as an absolute path."""
     return None if path is None else str(Path(path).expanduser().resolve())
-
-
-def on_list(start: Sequence[str], datalist: str | Path, root: str | Path, classes: Sequence[str] = ()) -> list[str]:
-    """Returns the words of a command to copy into a shell: its first words, then the options of a data list."""
-    words = [*start, "--datalist", as_argument(datalist), "--data-root", as_argument(root)]
-    return [*words, "--classes", json.dumps(classes)] if classes else words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from samfed_monai.cli.arguments import names_in, on_list
+from samfed_monai.cli.arguments import names_in
 from samfed_monai.core.text import as_argument, counted, normal
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def run_synthetic_volumes(arguments: argparse.Namespace) -> None:
     sites = render_volumes(arguments.root, **_kwargs(render_volumes, vars(arguments)))
     root = as_argument(arguments.root)
     words = ["samfed", "prepare", "nifti", root, "--slices", f"{root}_slices"]
-    words += ["--public", "public", "--classes", ",".join(CLASSES), "--validation", str(MORE), "--test", str(MORE)]
+    words += ["--public", "none" if arguments.public == 0 else "public"]
+    words += ["--classes", ",".join(CLASSES), "--validation", str(MORE), "--test", str(MORE)]
     sys.stdout.write(f"volumes of {', '.join(sites)} in {arguments.root}\n")
     sys.stdout.write(f"next    {shlex.join(words)} --output list.json\n")
 
@@ -131,13 +133,35 @@ def _print_summary(prepared: Prepared, given: Mapping[str, Any]) -> None:
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
     root = given.get("slices") or given.get("data_root") or given["root"]
-    if given.get("test_only"):
+    training = [site.unlabelled for site in datalist.sites.values() if site.unlabelled]
+    labelled = all(any(item.label for item in items) for items in training)
+    if not training:
         words = on_list(["samfed", "evaluate", "BUNDLE", "--model", "MODEL"], prepared.path, root)
         lines += [f"next    {shlex.join([*words, '--output-dir', 'SCORES'])}"]
+    elif not datalist.public and not labelled:
+        lines += ["next    add public images with masks (--public), or masks at every site: no variant trains without"]
     elif prepared.report:
-        words = on_list(["samfed", "federate", "BUNDLE"], prepared.path, root, datalist.classes)
+        weak = labelled and any(item.weak for items in training for item in items)
+        variant = "weak_labels" if weak else None if datalist.public else "supervised"
+        words = on_list(["samfed", "federate", "BUNDLE"], prepared.path, root, datalist)
+        words += ["--variant", variant] if variant else []
         lines += [f"next    look at the report, then {shlex.join([*words, '--output-dir', 'RUN'])}"]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def on_list(start: Sequence[str], path: str | Path, root: str | Path, trains: DataList | None = None) -> list[str]:
+    """Returns the words of a command to copy into a shell: its first words, then the options of a data list.
+
+    Args:
+        start: its first words.
+        path: file of the list.
+        root: its data root.
+        trains: the list, for a command that trains; its classes and number of sites need options.
+    """
+    words = [*start, "--datalist", as_argument(path), "--data-root", as_argument(root)]
+    words += ["--classes", json.dumps(trains.classes)] if trains and trains.classes else []
+    alone = trains is not None and sum(bool(site.unlabelled) for site in trains.sites.values()) == 1
+    return [*words, "--allow_single_site", "true"] if alone else words
 
 
 def number_or_folder(text: str) -> int | str:
@@ -221,77 +245,65 @@ OF_POOL = f"--public --sites {MEASURING} {COMMON}"
 class Source(NamedTuple):
     """A source of ``samfed prepare``; one of the options joined by ``|`` is required."""
 
-    name: str
     about: str
     options: str
     run: Callable[[argparse.Namespace], None] = run_source
     defaults: Mapping[str, Any] = {}
 
 
-SOURCES = (
-    Source(
-        "folders",
+SOURCES = {
+    "folders": Source(
         "DIR/<site>/{images,masks}; masks may be missing, except at the public site",
         f"root --label-kind --by-folder {OF_SITES} --mask-threshold --classes",
     ),
-    Source(
-        "coco",
+    "coco": Source(
         "COCO annotations, DIR/<site>/{images,annotations/*.json}, drawn as masks into DIR/<site>/masks",
         f"root --category --without-annotation --by-folder {OF_SITES} --mask-threshold",
     ),
-    Source(
-        "nifti",
+    "nifti": Source(
         "NIfTI volumes, DIR/<site>/{images,masks}/*.nii.gz, cut into slices; slices of one volume stay together",
         f"root --slices --label --reorient --without-spacing {OF_SITES} --classes",
     ),
-    Source(
-        "isic",
+    "isic": Source(
         "the official archives of the ISIC challenge 2016, 2017 or 2018, unpacked",
         f"root --unpack {OF_POOL} --mask-threshold",
         defaults={"public": "100"},
     ),
-    Source(
-        "list",
+    "list": Source(
         "a published list of the images of each client (HSSF's format)",
         f"--split --data-root --folder --by-sequence {RESHAPING} {COMMON} --mask-threshold --classes",
     ),
-    Source(
-        "polyp",
+    "polyp": Source(
         "public polyp collections as unpacked, one folder and one site each",
         f"root --public --leave-out --unpack {MEASURING} {RESHAPING} {COMMON} --mask-threshold",
         defaults={"public": "CVC-ColonDB"},
     ),
-    Source(
-        "source",
+    "source": Source(
         "images found by a source of another installed package",
         f"name_of_source root {OF_POOL} --mask-threshold --classes",
         defaults={"public": "0.25"},
     ),
-    Source(
-        "split",
+    "split": Source(
         "one list for each site from a list of all sites, for sites that do not share their lists",
         "datalist --output-dir",
         run_split,
     ),
-    Source(
-        "synthetic",
+    "synthetic": Source(
         "render dermoscopy- or colonoscopy-like sites, for demos and tests",
         "root --output --scene --sites:number --labelled --images-per-site --public:count --size --seed --no-report",
         run_synthetic,
     ),
-    Source(
-        "synthetic-volumes",
+    "synthetic-volumes": Source(
         "render a CT-like and an MR-like site with two organs, as NIfTI files for the source nifti",
         "root --volumes --public:count --size --seed",
         run_synthetic_volumes,
     ),
-    Source(
-        "weak",
+    "weak": Source(
         "scribbles, points, boxes or blocks from masks, for the sites' training images, into weak in the data root",
         "datalist --data-root --kind --output --points --width --seed --no-report",
         run_weak,
     ),
-)
+}
 
 
 def add_prepare_parser(subparsers: Any) -> None:
@@ -303,9 +315,9 @@ def add_prepare_parser(subparsers: Any) -> None:
     about = "Turn images into a frozen data list, with a report to look at."
     prepare: argparse.ArgumentParser = subparsers.add_parser("prepare", help=about.lower()[:-1], description=about)
     sources = prepare.add_subparsers(dest="source", required=True, metavar="SOURCE")
-    for source in SOURCES:
+    for name, source in SOURCES.items():
         description = source.about[0].upper() + source.about[1:] + "."
-        parser = sources.add_parser(source.name, help=source.about, description=description)
+        parser = sources.add_parser(name, help=source.about, description=description)
         for names in source.options.split():
             options = names.split("|")
             group = parser if len(options) == 1 else parser.add_mutually_exclusive_group(required=True)

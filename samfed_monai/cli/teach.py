@@ -7,7 +7,8 @@ import logging
 import shlex
 import sys
 
-from samfed_monai.cli.arguments import add_bundle, add_data, add_device, on_list, take_overrides
+from samfed_monai.cli.arguments import add_bundle, add_data, add_device, take_overrides
+from samfed_monai.cli.prepare import on_list
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.text import as_argument
 
@@ -41,8 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in ("datalist", "data_root", "output", "checkpoint", "start_from")}
     given = {name: value for name, value in given.items() if value is not None} | overrides_of(arguments.extra)
     run_workflow(arguments.bundle, "teacher", given)
-    classes = DataList.load(arguments.datalist).classes
-    words = on_list(["samfed", "federate", arguments.bundle], arguments.datalist, arguments.data_root, classes)
+    datalist = DataList.load(arguments.datalist)
+    words = on_list(["samfed", "federate", arguments.bundle], arguments.datalist, arguments.data_root, datalist)
     words += ["--adapter", as_argument(arguments.output)]
     used = sorted(USE_OF_TEACHER & given.keys() - {"adapt"})
     words += [word for name in used for word in (f"--{TEACHER}#{name}", as_argument(given[name]))]

@@ -226,7 +226,10 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
     """
     if isinstance(segmentation, dict):
         return _from_run_lengths(segmentation, height, width, where)
-    polygons = _polygons_in(segmentation)
+    parts = segmentation if isinstance(segmentation, list) else []  # in the layouts that different programs write
+    if parts and (not any(isinstance(part, list) for part in parts) or (len(parts) > 1 and _are_pairs(parts))):
+        parts = [parts]
+    polygons = [[value for pair in part for value in pair] if _are_pairs(part) else part for part in parts]
     if not polygons:
         hint = "a box is not a mask: see `samfed prepare weak`, or draw outlines"
         raise refused(where, found="no outline", expected="polygons or run lengths", hint=hint)
@@ -241,14 +244,6 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
 
     clipped = [np.clip(np.reshape(each, (-1, 2)), 0, [width, height]).ravel().tolist() for each in polygons]
     return coco.decode(coco.merge(coco.frPyObjects(clipped, height, width))).astype(bool)
-
-
-def _polygons_in(segmentation: Any) -> list[Any]:
-    """Returns polygons as lists of alternating x and y, from the layouts that different programs write."""
-    parts = segmentation if isinstance(segmentation, list) else []
-    if parts and (not any(isinstance(part, list) for part in parts) or (len(parts) > 1 and _are_pairs(parts))):
-        parts = [parts]
-    return [[value for pair in part for value in pair] if _are_pairs(part) else part for part in parts]
 
 
 def _are_pairs(parts: Any) -> bool:

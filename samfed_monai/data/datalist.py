@@ -156,7 +156,7 @@ def read_list(content: Any, where: str) -> DataList:
         problems.extend(list_class_problems(classes, threshold, f"{where} -> classes"))
     splits = [("public", Split.PUBLIC, content["public"])]
     for name, entry in content["sites"].items():
-        problems.extend(_name_problems(name, f"{where} -> sites#{name}"))
+        problems.extend(site_name_problems(name, where))
         splits += [(f"sites#{name}#{split.value}", split, entry[split.value]) for split in SITE_SPLITS]
     seen: dict[str, str] = {}
     for name, split, items in splits:
@@ -180,7 +180,9 @@ def read_list(content: Any, where: str) -> DataList:
     return datalist
 
 
-def _name_problems(name: str, where: str) -> list[Problem]:
+def site_name_problems(name: str, where: str) -> list[Problem]:
+    """Returns the problem of a name that a site of the data list ``where`` cannot have."""
+    where = f"{where} -> sites#{name}"
     if not SITE_NAME.fullmatch(name) or unsafe(name):
         hint = "rename the site: its name is used for folders and in the configuration"
         return [Problem(where, repr(name), "a name without slashes that does not begin with . @ $ or %", hint)]

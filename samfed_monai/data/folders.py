@@ -134,7 +134,9 @@ def class_value_problems(root: Path, values: Mapping[str, int]) -> list[Problem]
     return list(problems)
 
 
-def find_folders(root: str | Path, *, public: str | None, output: str | Path | None = None) -> Listing:
+def find_folders(
+    root: str | Path, *, public: str | None, output: str | Path | None = None, kind: str = PICTURE
+) -> Listing:
     """Finds the images and masks of each site's folder.
 
     Args:
@@ -142,6 +144,7 @@ def find_folders(root: str | Path, *, public: str | None, output: str | Path | N
         public: the site with the public images; each of them needs a mask (fault 1), and there must be another site.
             ``None``: no images are public; a single site is enough, and ``root`` may be its folder.
         output: file to write later; its folder, if under ``root``, is not reported as a forgotten site.
+        kind: of the images and masks, pictures or volumes.
 
     Raises:
         Refused: no such folder, or no site beside the public one.
@@ -159,10 +162,10 @@ def find_folders(root: str | Path, *, public: str | None, output: str | Path | N
     found: dict[str, list[Found]] = {}
     for name, folder in folders.items():
         with problems.collected():
-            found[name], unmatched = match_masks(folder, root, name)
+            found[name], unmatched = match_masks(folder, root, name, kind)
             if name == public:
                 problems.extend(without_mask(found[name], _missing_mask_hint(folder, unmatched, found[name])))
-            caveats += [*unread_notes(folder), *unmatched_note(name, unmatched, found[name])]
+            caveats += [*unread_notes(folder, kind), *unmatched_note(name, unmatched, found[name])]
     return Listing(found, tuple(problems), tuple(caveats))
 
 
@@ -235,8 +238,10 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
         expected, hint = f"images ({', '.join(sorted(SUFFIXES))})", "put the site's images into this folder"
         expected = expected if kind == PICTURE else "NIfTI volumes (.nii, .nii.gz)"
         raise refused(folder / "images", found=found_here, expected=expected, hint=hint)
-    if kind == PICTURE:
-        _refuse_swapped_folders(folder, images, mask_paths)
+    both = (images, mask_paths) if kind == PICTURE else ()
+    if [{_is_mask(path) for path in paths[:FILES_TO_OPEN]} for paths in both] == [{True}, {False}]:  # fault 63
+        found_here, expected = "masks in 'images', and pictures in 'masks'", "pictures in 'images', masks in 'masks'"
+        raise refused(folder, found_here, expected, "the two folders are swapped: exchange their names")
     subfolders = {path: normal(relative(path.parent, folder).partition("/")[2]) for path in [*images, *mask_paths]}
     by_stem: dict[str, list[Path]] = {}
     for path in images:
@@ -343,13 +348,6 @@ def near_miss(folder: Path, wanted: str) -> str | None:
         if meant or (letters not in others and closest(letters, [wanted], _MIN_SIMILARITY)):
             return name
     return None
-
-
-def _refuse_swapped_folders(folder: Path, images: Sequence[Path], masks: Sequence[Path]) -> None:
-    """Refuses swapped folders (fault 63): the first few files of ``images`` are all masks, and none of ``masks`` is."""
-    if [{_is_mask(path) for path in paths[:FILES_TO_OPEN]} for paths in (images, masks)] == [{True}, {False}]:
-        found, expected = "masks in 'images', and pictures in 'masks'", "pictures in 'images', masks in 'masks'"
-        raise refused(folder, found=found, expected=expected, hint="the two folders are swapped: exchange their names")
 
 
 def _is_mask(path: Path) -> bool | None:

@@ -104,7 +104,7 @@ def iid(members: Clusters, sites: int, *, seed: int = 0) -> list[list[int]]:
     """
     if not 1 <= sites <= len(members):
         found = f"{sites} sites for {len(members)} independent groups of images"
-        raise refused("sites", found=found, expected="at least one group per site", hint="choose fewer sites")
+        raise refused("--sites", found=found, expected="at least one group per site", hint="choose fewer sites")
     order = np.random.default_rng(derive_seed(seed, "iid")).permutation(len(members))
     parts: list[list[int]] = [[] for _ in range(sites)]
     for index in sorted(order.tolist(), key=lambda index: -len(members[index])):
@@ -160,13 +160,14 @@ def draw_public(found: list[Found], public: str | None, seed: int) -> tuple[list
         return [], found
     origins = sorted({image.origin for image in found if image.origin})
     if public in origins:
-        chosen = [image for image in found if image.origin == public]
-        return chosen, [image for image in found if image.origin != public]
+        return [image for image in found if image.origin == public], [
+            image for image in found if image.origin != public
+        ]
     number = 0.0
     with suppress(ValueError):
         number = float(public)
     share = number / len(found) if number >= 1 else number
-    if not 0 < share < 1:
+    if not 0 < share < 1 or (number > 1 and number % 1):
         expected = f"a count below {len(found)}, a share in (0, 1), one of {origins}, or none"
         raise refused("--public", found=repr(public), expected=expected, hint="for instance 100")
     drawn, rest = hold_out(found, [image.label is not None for image in found], [share], seed=seed)
@@ -254,6 +255,15 @@ def draw_measuring(
     return places, sentences
 
 
+def unseen_problems(names: Names, sites: Names) -> list[Problem]:
+    """Returns the problems of ``--unseen``: names that are not among the sites, or every site."""
+    hint = "give names of sites, separated by commas"
+    problems = Problems(problem for name in names for problem in one_of("--unseen", name, sites, hint))
+    if names and not set(sites) - set(names):
+        problems.add("--unseen", found="every site", expected="at least one site left for training")
+    return problems
+
+
 def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]]:
     """Turns sites into unseen hospitals: all their labelled images become test images, none are used for training.
 
@@ -271,11 +281,7 @@ def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]
         Refused: no such site, no site left for training, or no test image left.
     """
     sites = list(dict.fromkeys(site for site, _ in places if site))
-    problems = Problems()
-    for name in names:
-        problems.extend(one_of("--unseen", name, sites, "give names of sites, separated by commas"))
-    if names and not set(sites) - set(names):
-        problems.add("--unseen", found="every site", expected="at least one site left for training")
+    problems = Problems(unseen_problems(names, sites))
     problems.refuse_if_any()
     changed: Places = {place: entries for place, entries in places.items() if place[0] not in names}
     sentences = []

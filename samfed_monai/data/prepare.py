@@ -18,8 +18,9 @@ from samfed_monai.data.archives import unpack_all
 from samfed_monai.data.checks import Facts, foreground_problem, leaks, repeated_stems, stem, survey
 from samfed_monai.data.classes import list_class_problems
 from samfed_monai.data.coco import draw_coco
-from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, require_free
-from samfed_monai.data.folders import Found, class_value_problems, declare_kinds, find_folders, without_mask
+from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, require_free, site_name_problems
+from samfed_monai.data.folders import Found, class_value_problems, declare_kinds, find_folders, sites_in, without_mask
+from samfed_monai.data.image_folder import NIFTI, PICTURE
 from samfed_monai.data.partitions import (
     Groups,
     Places,
@@ -30,6 +31,7 @@ from samfed_monai.data.partitions import (
     make_unseen,
     share_problems,
     subset,
+    unseen_problems,
 )
 from samfed_monai.data.public import Coverage, collection_of, find_isic, find_polyps, find_published
 from samfed_monai.data.quality_report import notes_on, write_report
@@ -153,9 +155,10 @@ NOTHING = "nothing with --test-only, which makes every image with a mask a test 
 def check_options(options: Options) -> None:
     """Refuses wrong options before any image is read, for instance impossible shares or an output in use."""
     problems = Problems(share_problems(options.validation, options.test))
-    threshold, parts = (1 if number is None else number for number in (options.mask_threshold, options.divide))
-    problems.extend(whole("--limit-per-site", options.limit_per_site or 0, "a number of images", least=0))
-    problems.extend([*whole("--mask-threshold", threshold, least=1, most=255), *whole("--divide", parts, least=1)])
+    for name in ("limit_per_site", "mask_threshold", "divide", "sites"):
+        number, most = getattr(options, name), 255 if name == "mask_threshold" else None
+        if number is not None and not (name == "sites" and isinstance(number, str)):
+            problems.extend(whole(f"--{name.replace('_', '-')}", number, least=1, most=most))
     if options.classes:
         problems.extend(list_class_problems(options.classes, options.mask_threshold, "--classes"))
     given, default = vars(options), vars(Options(options.output))
@@ -166,8 +169,26 @@ def check_options(options: Options) -> None:
         expected, hint = "--groups FILE.csv as well", "give both options, or neither"
         problems.add("--group-column", found=repr(options.group_column), expected=expected, hint=hint)
     with problems.collected():
+        _ = options.groups_table
+    with problems.collected():
         require_free(options.output, name=options.list_name)
     problems.refuse_if_any()
+
+
+def check_folders(root: str | Path, options: Options, kind: str) -> None:
+    """Refuses wrong options, and options that do not fit the sites' folders, before masks are drawn or volumes cut."""
+    check_options(options)
+    folders = find_folders(root, public=options.public, output=options.output, kind=kind)
+    require(folders.problems if kind == NIFTI else (), site_problems(sites_in(Path(root)), options))
+
+
+def site_problems(sites: Iterable[str], options: Options) -> list[Problem]:
+    """Returns the problems of ``unseen``, and of names that a list cannot have; without sites there are none."""
+    private = [site for site in dict.fromkeys(sites) if site not in ("", options.public)]
+    problems = Problems(unseen_problems(options.unseen, private) if private else ())
+    for site in private if options.divide is None else ():  # parts have other names
+        problems.extend(site_name_problems(site, Path(options.output).name))
+    return list(problems)
 
 
 @dataclass(frozen=True)
@@ -198,8 +219,11 @@ def inspect_images(
     """
     everything = [entry for entries in found.values() for entry in entries]
     problems, sentences = Problems(known), list[str]()
-    if name_faults := name_problems(name for entry in everything for name in (entry.image, entry.label) if name):
-        raise Refused([*problems, *name_faults])
+    places = [place if isinstance(place, str) else place[0] for place in found]
+    faults = name_problems(name for entry in everything for name in (entry.image, entry.label) if name)
+    faults += [] if problems else site_problems(places, options)
+    if faults:
+        raise Refused([*problems, *faults])
     with problems.collected():
         sentences += options.groups_table.sentences(entry.image for entry in everything) if options.groups_table else []
     facts_of_all = survey(everything, root, threshold=options.mask_threshold, classes=options.classes)
@@ -215,8 +239,8 @@ def inspect_images(
     for fact in facts.values():
         problems.extend(map(with_skip_hint, fact.problems) if fact.unreadable and some_readable else fact.problems)
     problems.extend(foreground_problem(facts.values(), options.mask_threshold))
-    sites = ((place[0] if isinstance(place, tuple) else place, entries) for place, entries in found.items())
-    problems.extend(repeated_stems((site, entry.image) for site, entries in sites for entry in entries))
+    by_place = zip(places, found.values(), strict=True)
+    problems.extend(repeated_stems((site, entry.image) for site, entries in by_place for entry in entries))
     problems.refuse_if_any()
     kept = {
         place: [replace(entry, sha256=facts[entry.image].sha256) for entry in entries if entry.image in facts]
@@ -267,6 +291,9 @@ def make_pool_list(found: Sequence[Found], root: Path, options: Options, *, know
         options: see :class:`Options`.
         known: problems of the source.
     """
+    sites = 1 if isinstance(options.sites, int) and options.sites <= len(found) else options.sites
+    unread = [replace(entry, sha256=entry.image) for entry in found]
+    divide(draw_public(unread, options.public, options.seed)[1], sites, options.seed)  # refuses before reading
     inspected = inspect_images({"": found}, root, options, known)
     public, rest = draw_public(inspected.found[""], options.public, options.seed)
     places, caveats = draw_measuring(divide(rest, options.sites, options.seed), public=public, **options.draw_options)
@@ -318,17 +345,9 @@ def write_list(
 def _item(entry: Found, fact: Facts, volumes: Mapping[str, Mapping[str, Any]]) -> Item:
     path = PurePosixPath(entry.image)
     volume, number = volumes.get(path.parent.as_posix(), {}), path.stem.rpartition("_")[2]
-    return Item(
-        image=entry.image,
-        sha256=fact.sha256,
-        label=entry.label,
-        label_sha256=fact.label_sha256,
-        label_kind=entry.label_kind,
-        group=entry.group,
-        volume=volume.get("volume"),
-        slice=int(number) if volume and number.isdigit() else None,
-        spacing=volume.get("spacing"),
-    )
+    files = entry.image, fact.sha256, entry.label, fact.label_sha256
+    place = {**volume, "slice": int(number) if volume and number.isdigit() else None}
+    return Item(*files, group=entry.group, label_kind=entry.label_kind, **place)
 
 
 def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str] = ()) -> Prepared:
@@ -351,8 +370,12 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     options = replace(options, by_folder=by_folder or bool(volumes), volumes=volumes)
 
     def with_group(entry: Found) -> Found:
-        of_volume = PurePosixPath(entry.image).parent.as_posix() in volumes
-        return _group_by_folder(entry) if by_folder or of_volume else entry
+        """Returns the image with its first folder below ``images`` as its group, for instance a patient's folder."""
+        path = PurePosixPath(entry.image)
+        start = normal(path.parts[0]), *path.parts[1:2]
+        end = 3 if start == (entry.origin, "images") else 2  # else the root is the site
+        grouped = by_folder or path.parent.as_posix() in volumes
+        return replace(entry, group="/".join(path.parts[:end])) if grouped and len(path.parts) > end else entry
 
     folders = find_folders(root, public=options.public, output=options.output)
     grouped = {site: [with_group(entry) for entry in entries] for site, entries in folders.sites.items()}
@@ -378,14 +401,6 @@ def _repeated_name_note(sites: Sites) -> list[str]:
     return [f"{sentence} {repeated[0][1]}: {hint}"] if repeated else []
 
 
-def _group_by_folder(entry: Found) -> Found:
-    """Returns the image with its first folder below ``images`` as its group, for instance a patient's folder."""
-    parts = PurePosixPath(entry.image).parts
-    below_its_site = (normal(parts[0]), *parts[1:2]) == (entry.origin, "images")  # false if the root is the site
-    end = 3 if below_its_site else 2
-    return replace(entry, group="/".join(parts[:end]) if len(parts) > end else None)
-
-
 def prepare_coco(
     root: str | Path, options: Options, *, categories: Sequence[str] = (), without_annotation: str = "unlabelled"
 ) -> Prepared:
@@ -397,7 +412,7 @@ def prepare_coco(
         categories: names of the foreground categories; empty takes the only one that has annotations.
         without_annotation: how to treat pictures without annotations, ``unlabelled`` or ``empty``.
     """
-    check_options(options)
+    check_folders(root, options, PICTURE)
     with undo_on_error() as written:
         caveats = draw_coco(
             root,
@@ -426,7 +441,7 @@ def prepare_nifti(
         options: see :class:`Options`.
         slices: folder for the slices, and the data root of the list.
     """
-    check_options(options)
+    check_folders(root, options, NIFTI)
     with undo_on_error() as written:
         caveats = cut_nifti(
             root,

@@ -238,6 +238,11 @@ def write_report(
     page = Path(page)
     by_image = {fact.image: fact for fact in facts}
     table = rows(datalist, by_image)
+    galleries = []
+    for name, items in [("Public", datalist.public), *_by_site(datalist)]:
+        candidates = [item for item in items if item.label] or items
+        chosen = [candidates[index] for index in subset([item.sha256 for item in candidates], SAMPLES)]
+        galleries.append((name, [_sample(item, by_image[item.image], Path(data_root), datalist) for item in chosen]))
     loader = PackageLoader("samfed_monai.data")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     html = environment.get_template("data_report.html.j2").render(
@@ -246,7 +251,7 @@ def write_report(
         totals=totals(table),
         coverage=coverage,
         warnings=warnings,
-        galleries=_galleries(datalist, by_image, Path(data_root)),
+        galleries=galleries,
         colours={name: colour_of(place) for place, name in enumerate(datalist.classes, start=1)},
         csv=page.with_suffix(".csv").name,
         version=__version__,
@@ -273,15 +278,6 @@ def table_of_images(datalist: DataList, facts: Mapping[str, Facts]) -> str:
         for site, split, item in datalist.items()
     ]
     return to_csv(("site", "split", "group", *MEASURED), rows)
-
-
-def _galleries(datalist: DataList, facts: Mapping[str, Facts], root: Path) -> list[tuple[str, list[dict[str, str]]]]:
-    galleries = []
-    for name, items in [("Public", datalist.public), *_by_site(datalist)]:
-        candidates = [item for item in items if item.label] or items
-        chosen = [candidates[index] for index in subset([item.sha256 for item in candidates], SAMPLES)]
-        galleries.append((name, [_sample(item, facts[item.image], root, datalist) for item in chosen]))
-    return galleries
 
 
 def _sample(item: Item, fact: Facts, root: Path, datalist: DataList) -> dict[str, str]:

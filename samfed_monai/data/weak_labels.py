@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from samfed_monai.core.errors import Problems, refused
-from samfed_monai.core.io import Created, sha256_bytes, undo_on_error, write_new
+from samfed_monai.core.io import sha256_bytes, undo_on_error, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.text import counted
@@ -221,30 +221,25 @@ def weaken_list(
         problems.unless(used, f"--{name}", size, expected, "leave it out")
     problems.refuse_if_any()
     masked = [(site, item) for site in kinds for item in datalist.sites[site].unlabelled if item.label]
-    weakened, root, sizes = dict[str, Item](), Path(data_root), {"points": points, "width": width}
+    weakened, classes = dict[str, Item](), datalist.classes
     with undo_on_error() as written:
         for site, item in progress_bar(masked, desc="weak labels", unit="image"):
-            weakened[item.image] = _weak_item(item, LabelKind(kinds[site]), datalist, root, seed, sizes, written)
+            label, kind = str(item.label), LabelKind(kinds[site])
+            path = confine(data_root, label, where=label)
+            mask = read_classes(path, classes) if classes else read_mask(path, datalist.mask_threshold)
+            if mask.all() or not mask.any():
+                continue
+            random = np.random.default_rng(derive_seed(seed, "weak label", kind.value, item.label_sha256 or ""))
+            content = png_of(weaken(mask, kind, random=random, points=points, width=width))
+            suffix = "" if points == POINTS else f"-{points}-points"
+            suffix += "" if width == WIDTH else f"-{width}-px"
+            relative = PurePosixPath("weak", f"{kind.value}-{seed}{suffix}", label).with_suffix(".png")
+            path = confine(data_root, str(relative), where=str(relative))
+            write_new({path: content}, written, hint="take another --seed, or move the folder weak away")
+            hashed = {"label_sha256": sha256_bytes(content), "label_kind": kind.value}
+            weakened[item.image] = replace(item, label=str(relative), **hashed)
     sites = {
         name: Site([weakened.get(item.image, item) for item in site.unlabelled], site.validation, site.test)
         for name, site in datalist.sites.items()
     }
     return DataList(datalist.name, datalist.public, sites, datalist.mask_threshold, datalist.classes)
-
-
-def _weak_item(
-    item: Item, kind: LabelKind, datalist: DataList, root: Path, seed: int, sizes: Mapping[str, int], written: Created
-) -> Item:
-    label = str(item.label)
-    path = confine(root, label, where=label)
-    mask = read_classes(path, datalist.classes) if datalist.classes else read_mask(path, datalist.mask_threshold)
-    if mask.all() or not mask.any():
-        return item
-    random = np.random.default_rng(derive_seed(seed, "weak label", kind.value, item.label_sha256 or ""))
-    content = png_of(weaken(mask, kind, random=random, **sizes))
-    suffix = "" if sizes["points"] == POINTS else f"-{sizes['points']}-points"
-    suffix += "" if sizes["width"] == WIDTH else f"-{sizes['width']}-px"
-    relative = PurePosixPath("weak", f"{kind.value}-{seed}{suffix}", label).with_suffix(".png")
-    path = confine(root, str(relative), where=str(relative))
-    write_new({path: content}, written, hint="take another --seed, or move the folder weak away")
-    return replace(item, label=str(relative), label_sha256=sha256_bytes(content), label_kind=kind.value)

@@ -13,7 +13,7 @@ import torch
 from monai.engines import SupervisedTrainer
 from monai.transforms import Compose
 
-from samfed_monai.core.errors import Problems, Refused, refused
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, sha256_file, write_json
 from samfed_monai.core.process_setup import best_device
 from samfed_monai.core.run_log import progress_bar
@@ -189,16 +189,25 @@ class TeacherFit:
         self.public_hash = public_hash(self.records["train"] + self.records["held_out"], ordered=False)
         test_hashes = {name: public_hash(records, ordered=False) for name, records in self.test_records.items()}
         hashes = {"fit": self._fit_hash(), "exam": canonical_hash({"views": self.views, "tests": test_hashes})}
-        reused = self.output.exists() and read_header(self.output).fit.get("hash") == hashes["fit"]
+        reused, found = False, "a folder" if self.output.is_dir() else "another file"
+        with Problems().collected():
+            reused = read_header(self.output).fit.get("hash") == hashes["fit"]
+            found = "the adapter of another fit"
         if self.output.exists() and not reused:
-            found, expected = f"{self.output}, the adapter of another fit", "a new file, or the adapter of this fit"
-            hint = "choose another name, or delete that file: adapters are not replaced"
-            raise refused("teacher.json -> output", found, expected, hint)
+            expected, hint = "a new file, or the adapter of this fit", "choose another name"
+            hint += "" if self.output.is_dir() else ", or delete that file: adapters are not replaced"
+            raise refused("teacher.json -> output", f"{self.output}, {found}", expected, hint)
         if reused:
             logger.info("teacher: reusing %s, which was fitted with the same settings", self.output)
-            if (recorded := self._recorded_result(hashes)) is not None:
-                return recorded | {"reused": True}
-        sam = self._build_sam(loaded=reused)
+            with Problems().collected():  # a missing or damaged result is computed again
+                recorded: dict[str, Any] = read_json(self._result_file)
+                if recorded.get("hashes") == hashes and recorded.get("sha256") == sha256_file(self.output):
+                    return recorded | {"reused": True}
+        sam = build_sam(self.base, self.checkpoint, self.size)
+        fold_batch_norms(sam.image_encoder)
+        if self.outputs > 1 and not reused:
+            sam.add_class_masks(self.outputs)
+        sam = sam.to(best_device())
         # the decoder is trained and evaluated on embeddings, which are the same in every epoch
         teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
         evaluation = TeacherEvaluation(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
@@ -234,14 +243,6 @@ class TeacherFit:
                 hint = f"choose another adapter, or set {name} as in the adapter, from which the fit continues"
                 problems.add(where, f"{self.start.name} with {name} {found}", f"{name} {expected}", hint)
         problems.refuse_if_any()
-
-    def _build_sam(self, *, loaded: bool = False) -> PromptFreeSam:
-        """Builds unadapted SAM on the best device, with a mask for each class unless an adapter will be loaded."""
-        sam = build_sam(self.base, self.checkpoint, self.size)
-        fold_batch_norms(sam.image_encoder)
-        if self.outputs > 1 and not loaded:
-            sam.add_class_masks(self.outputs)
-        return sam.to(best_device())
 
     def _log_result(self, after: Mapping[str, float]) -> None:
         logger.info("teacher (%s, %s, %d px), Dice:", self.base, self.adapt.value, self.size)
@@ -313,11 +314,3 @@ class TeacherFit:
         settings |= {"transform": content_of(self.transform.flatten().transforms), "trainer": self._trainer_content}
         parts = {name: [record["image_sha256"] for record in records] for name, records in self.records.items()}
         return canonical_hash({"settings": settings, "parts": parts})
-
-    def _recorded_result(self, hashes: dict[str, str]) -> dict[str, Any] | None:
-        try:
-            result: dict[str, Any] = read_json(self._result_file)
-        except Refused:
-            return None
-        matches = result.get("hashes") == hashes and result.get("sha256") == sha256_file(self.output)
-        return result if matches else None

@@ -6,7 +6,6 @@ import json
 import os
 import re
 
-import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +14,7 @@ from samfed_monai.cli.main import build_parser
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.datalist import DataList
 from tests.data.making import disc, picture, save, site
+from tests.data.test_volumes import saved
 from tests.modes import open_to_others
 
 
@@ -59,8 +59,13 @@ def test_folders_command_works_without_public_folder(tmp_path, capsys):
     parent = re.escape(f"found the folder 'images' of a single site; give {tmp_path.resolve()} if it contains")
     with pytest.raises(Refused, match=rf"/a: expected a folder of sites, .*{parent}.* --public none or --test-only"):
         run("folders", tmp_path / "a", "--public", "public", "--output", tmp_path / "one.json")
-    for words in (("--public", "none"), ("--test-only",)):
-        run("folders", tmp_path / "a", *words, "--output", tmp_path / f"one{words[0]}.json", "--no-report")
+    alone = "--allow_single_site true --variant supervised --output-dir RUN"
+    for words, following in ((("--public", "none"), alone), (("--test-only",), "--output-dir SCORES")):
+        run("folders", tmp_path / "a", *words, "--output", tmp_path / f"one{words[0]}.json")
+        assert capsys.readouterr().out.endswith(f" {following}\n")
+    (tmp_path / "a" / "masks").rename(tmp_path / "masks")
+    run("folders", tmp_path, "--public", "none", "--output", tmp_path / "bare.json", "--no-report")
+    assert "next    add public images with masks (--public), or masks at every" in capsys.readouterr().out
 
 
 def test_list_command_reports_missing_images(tmp_path, capsys):
@@ -116,14 +121,12 @@ def test_synthetic_is_repeatable_and_never_overwrites(tmp_path):
     assert output.read_bytes() == before
 
 
-OF_LISTS = ("prepare nifti --classes liver,,spleen", "compare --variants a,", "compare --seeds ,0", "audit --attack ,")
-
-
-@pytest.mark.parametrize("words", ["prepare folders --unseen ,", "prepare isic --sites many", *OF_LISTS])
-def test_option_without_usable_value_is_refused(words, capsys):
-    with pytest.raises(SystemExit):
-        build_parser().parse_args(words.split())
-    assert f"argument {words.split()[-2]}: expected " in capsys.readouterr().err
+def test_option_without_usable_value_is_refused(capsys):
+    lists = "compare --variants a,", "compare --seeds ,0", "audit --attack ,", "prepare nifti --classes a,,b"
+    for words in (*lists, "prepare folders --unseen ,", "prepare isic --sites many"):
+        with pytest.raises(SystemExit):
+            build_parser().parse_args(words.split())
+        assert f"argument {words.split()[-2]}: expected " in capsys.readouterr().err
 
 
 def test_split_writes_lists_of_sites_and_server(tmp_path, capsys):
@@ -167,6 +170,8 @@ def test_coco_list_skips_unreadable_images(tmp_path, capsys):
     for source, *option in (("coco", "--classes", "a,b"), ("polyp", "--classes", "a,b"), ("nifti", "--mask-thr", 9)):
         with pytest.raises(SystemExit):  # nothing would read it
             run(source, *words[1:6], *option, *(("--slices", tmp_path) if source == "nifti" else ()))
+    with pytest.raises(Refused, match=r"1 problem\n.*--unseen: expected one of \['a'\], found 'b'"):  # before drawing
+        run(*words, "--unseen", "b")
     run(*words, "--skip-unreadable")
     printed = capsys.readouterr().out
     assert "a: 3 unlabelled, 0 validation, 1 test" in printed
@@ -176,17 +181,12 @@ def test_coco_list_skips_unreadable_images(tmp_path, capsys):
     assert (tested.image, tested.label) == ("a/images/a_001.png", "a/masks/a_001.png")
 
 
-def volume(path, numbers) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(numbers, np.eye(4)), path)
-
-
 def test_slices_of_volume_stay_in_one_split(tmp_path, capsys):
     random = np.random.default_rng(0)
     for name, number in (("public", 0), *(("a", number) for number in range(6))):
         data = random.integers(0, 255, (24, 24, 4)).astype(np.uint8)
-        volume(tmp_path / "in" / name / "images" / f"{name}{number}.nii.gz", data)
-        volume(tmp_path / "in" / name / "masks" / f"{name}{number}.nii.gz", (data > 150).astype(np.uint8))
+        saved(tmp_path / "in" / name / "images" / f"{name}{number}.nii.gz", data)
+        saved(tmp_path / "in" / name / "masks" / f"{name}{number}.nii.gz", (data > 150).astype(np.uint8))
     words = ("nifti", tmp_path / "in", "--slices", tmp_path / "out", "--output", tmp_path / "list.json", "--no-report")
     run(*words, "--public", "public", "--test", 0.3, "--validation", 0.3)
     assert "list: 4 public images, 1 site\n" in capsys.readouterr().out
@@ -202,15 +202,21 @@ def test_slices_of_volume_stay_in_one_split(tmp_path, capsys):
     run(*again, "--public", "public", "--test", 0.3, "--validation", 0.3)
     assert DataList.load(tmp_path / "again.json").sites["a"] == site_a, "slices are known by volumes.json"
     assert {item.group for item in DataList.load(tmp_path / "again.json").sites["photo"].unlabelled} == {None}
-    with pytest.raises(Refused, match="unknown"):
-        run(*words[:3], tmp_path / "two", "--output", tmp_path / "b.json", "--public", "unknown")
-    assert not (tmp_path / "two").exists()
+    (tmp_path / "in/a/images/a0.nii.gz").write_bytes(b"damaged")  # as only cutting shows
+    (tmp_path / "in/public/masks/public0.nii.gz").unlink()
+    for options, message in (
+        ("--public unknown", "1 problem.*/in/unknown/images: expected a folder of images"),
+        ("--public public --unseen b", r"public0\.nii\.gz: expected a mask.*--unseen: expected one of \['a'\]"),
+        ("--test-only", "1 problem.*b.json -> sites#public: expected another name"),
+    ):
+        with pytest.raises(Refused, match=f"(?s){message}"):
+            run(*words[:3], tmp_path / "two", "--output", tmp_path / "b.json", *options.split())
 
 
 def test_unreadable_volumes_are_skipped_on_request(tmp_path, capsys):
     for number in range(4):
         for kind in ("images", "masks"):
-            volume(tmp_path / "in" / "a" / kind / f"v{number}.nii", np.full((8, 8, 2), number % 2, np.uint8))
+            saved(tmp_path / "in" / "a" / kind / f"v{number}.nii", np.full((8, 8, 2), number % 2, np.uint8))
     (tmp_path / "in/a/images/v0.nii").write_bytes(b"damaged")
     (tmp_path / "in/a/masks/v1.nii").write_bytes(b"damaged")
     (tmp_path / "in/a/images/notes.txt").write_bytes(b"")
@@ -224,7 +230,7 @@ def test_unreadable_volumes_are_skipped_on_request(tmp_path, capsys):
     assert "0 validation, 4 test" in printed
     assert "please check: a/images: not read: 1 text (notes.txt)" in printed
     assert "please check: 2 unreadable volumes were left out, such as a/images/v0.nii" in printed
-    volume(tmp_path / "in/a/masks/v2.nii", np.full((8, 8, 2), np.nan, np.float32))  # which can be read, and is no mask
+    saved(tmp_path / "in/a/masks/v2.nii", np.full((8, 8, 2), np.nan, np.float32))  # which can be read, and is no mask
     with pytest.raises(Refused, match=r"1 problem\n.*v2\.nii: expected whole numbers.*save it as integers$"):
         run(*words, "--test-only", "--skip-unreadable")
 

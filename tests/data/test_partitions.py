@@ -361,10 +361,8 @@ def test_part_names_conflicting_with_site_are_refused(spared):
 
 def test_invalid_unseen_sites_are_refused():
     places = {("a", U): found("a", 2, masks=False), ("b", U): found("b", 2)}
-    for names, message in (
-        ("c", r"--unseen: expected one of \['a', 'b'\], found 'c'"),
-        ("ab", "expected at least one site left for training, found every site"),
-        ("a", "--unseen a: expected images with masks, found no image .*; 2 images of a have no mask: left out"),
-    ):
-        with pytest.raises(Refused, match=message):
-            make_unseen(places, [*names])
+    with pytest.raises(Refused, match="expected at least one site left for training, found every site"):
+        make_unseen(places, ["a", "b"])
+    message = r"--unseen a: expected images with masks, found no image .*; 2 images of a have no mask: left out"
+    with pytest.raises(Refused, match=message):
+        make_unseen(places, ["a"])

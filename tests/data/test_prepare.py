@@ -20,7 +20,6 @@ from samfed_monai.data.folders import Found
 from samfed_monai.data.prepare import prepare_folders, prepare_isic, prepare_list, prepare_polyp, prepare_source
 from samfed_monai.data.public import find_polyps
 from samfed_monai.data.records import load_records
-from tests.cli.test_prepare import run
 from tests.data import polyp_folders
 from tests.data.making import disc, drawn, options, picture, save, site
 
@@ -62,7 +61,9 @@ def test_folders_are_prepared_to_valid_list(tmp_path):
         (prepare_folders, {"public": "public", "validation": 1.5}, "--validation: expected a share"),
         (prepare_isic, {"test": -1}, "--test: expected a share"),
         (prepare_polyp, {"validation": 0.5, "test": 0.5}, "--validation and --test: expected less than 1 together"),
-        (prepare_polyp, {"limit_per_site": -1}, "--limit-per-site: expected a number of images >= 0, found -1"),
+        (prepare_polyp, {"limit_per_site": 0}, "--limit-per-site: expected a whole number >= 1, found 0"),
+        (prepare_isic, {"sites": 0}, "--sites: expected a whole number >= 1, found 0"),
+        (prepare_isic, {"groups": "no.csv"}, r"no\.csv: expected a CSV file, found .*No such file"),
         (prepare_polyp, {"mask_threshold": 256}, r"--mask-threshold: expected a whole number in \[1, 255\], found 256"),
         (prepare_isic, {"group_column": "patient"}, "--group-column: expected --groups .* as well, found 'patient'"),
         (prepare_folders, {"test_only": True, "limit_per_site": 2}, "--limit-per-site: expected nothing with --test"),
@@ -227,15 +228,17 @@ def test_isic_is_divided_exactly(tmp_path, isic, public, count):
     assert list(made.datalist.sites) == ["site-1", "site-2", "site-3"]
 
 
-def test_isic_by_folder_and_invalid_public_options(tmp_path, isic):
+def test_isic_by_folder_and_invalid_options_are_refused_before_reading(tmp_path, isic, monkeypatch):
     made = prepare_isic(isic, options(tmp_path, public="5", sites="folder"))
     assert list(made.datalist.sites) == ["ISIC-2017_Test_Data", "ISIC-2017_Training_Data"]
     shown = r"--public: expected a count below 20, a share in \(0, 1\), one of \[.*\], or none"
-    for public in ("many", "20", "0"):
-        with pytest.raises(Refused, match=shown):
-            prepare_isic(isic, options(tmp_path, public=public))
-    with pytest.raises(Refused, match=r"--sites: expected one of \['folder'\], found 'folders'"):
-        prepare_isic(isic, options(tmp_path, sites="folders"))
+    monkeypatch.setattr("samfed_monai.data.prepare.inspect_images", lambda *_: pytest.fail("read"))
+    cases = [({"public": public}, shown) for public in ("many", "20", "0", "1.5")]
+    cases += [({"sites": "folders"}, r"--sites: expected one of \['folder'\], found 'folders'")]
+    cases += [({"sites": 21}, "--sites: expected at least one group per site, found 21 sites for")]
+    for given, message in cases:
+        with pytest.raises(Refused, match=message):
+            prepare_isic(isic, options(tmp_path, **given))
 
 
 def test_pool_without_masks_or_folders_is_refused(tmp_path):
@@ -289,15 +292,8 @@ def test_polyp_collections_are_sites_and_sequences_stay_whole(tmp_path, polyps):
     assert sizes(datalist)["Kvasir-SEG"] == [6, 2, 2]
     assert all(len(places(datalist)[f"clinicdb_seq{n}"]) == 1 for n in (1, 2, 3))
     assert check_datalist(datalist, polyps) == []
-
-
-def test_polyp_without_public_collection_makes_all_sites(tmp_path, polyps, capsys):
-    run("polyp", polyps, "--public", "none", "--output", tmp_path / "l.json", "--no-report")
-    assert "l: 0 public images, 3 sites" in capsys.readouterr().out
-    datalist = DataList.load(tmp_path / "l.json")
-    assert datalist.public == []
-    found = {name: sum(counts) for name, counts in sizes(datalist).items()}
-    assert found == {"CVC-ClinicDB": 11, "CVC-ColonDB": 4, "Kvasir-SEG": 10}
+    without_public = sizes(prepare_polyp(polyps, options(tmp_path / "b")).datalist)
+    assert list(map(sum, without_public.values())) == [11, 4, 10]
 
 
 def test_groups_file_overrides_known_sequences(tmp_path, polyps):

@@ -207,14 +207,16 @@ def test_slices_keep_volume_spacing_group_and_classes(volumes, tmp_path):
         assert np.array_equal(Image.open(tmp_path / "slices" / item.label), label[:, :, item.slice - 1].T)
 
 
-def test_command_writes_volumes_and_prints_next_step(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("number", "public", "variant"), [(2, "public", ""), (0, "none", "--variant supervised ")])
+def test_command_writes_volumes_and_prints_next_step(number, public, variant, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run("synthetic-volumes", "v", "--volumes", 3, "--size", 32, 32)
+    run("synthetic-volumes", "v", "--volumes", 3, "--size", 32, 32, "--public", number)
     listing = capsys.readouterr().out.partition("next    samfed prepare ")[2]
-    assert listing.startswith("nifti v --slices v_slices --public public --classes kidney,spleen ")
+    assert listing.startswith(f"nifti v --slices v_slices --public {public} --classes kidney,spleen ")
     run(*shlex.split(listing))
-    following = """--datalist list.json --data-root v_slices --classes '["kidney", "spleen"]' --output-dir RUN\n"""
-    assert capsys.readouterr().out.endswith(f"next    look at the report, then samfed federate BUNDLE {following}")
+    following = f"""list.json --data-root v_slices --classes '["kidney", "spleen"]' {variant}--output-dir RUN\n"""
+    command = f"next    look at the report, then samfed federate BUNDLE --datalist {following}"
+    assert capsys.readouterr().out.endswith(command)
 
 
 def test_volume_arguments_out_of_range_are_refused_together(tmp_path):

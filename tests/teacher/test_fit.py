@@ -117,8 +117,10 @@ def test_finished_fit_is_reused_and_other_fit_refused(make, plain, records, tmp_
         for label in (records[0]["label"], records[1]["label"])
     )
     assert (wrong["reused"], wrong["after"] != corrected["after"]) == (True, True), "a corrected mask is scored"
-    with pytest.raises(Refused, match=r"output: .* found .*, the adapter of another fit; .* or delete that file"):
-        make(tmp_path / path.name, epochs=1).run()
+    file = path.name, "the adapter of another fit; .* or delete that file"
+    for name, found in (file, ("", "a folder; choose another name$")):
+        with pytest.raises(Refused, match=f"output: .* found .*, {found}"):
+            make(tmp_path / name, epochs=1).run()
     assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
