@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 #: An image counts as reconstructed if it is closer to the truth than the blank image by this much in dB (half the
 #: error) or in SSIM: a picture with wrong colours may be clearly recognisable.

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -20,9 +20,6 @@ from samfed_monai.attacks.target import Target
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TV = 1e-5
 """Weight of mean total variation in the loss; the best of 1e-2 to 1e-6 on rendered images of 16 px."""

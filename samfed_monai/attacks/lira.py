@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from samfed_monai.attacks.audit import Options
 from samfed_monai.attacks.finding import Finding
@@ -16,9 +16,6 @@ from samfed_monai.core.errors import refused
 from samfed_monai.core.io import canonical_hash, read_json, write_json
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
-
-if TYPE_CHECKING:
-    from torch import nn
 
 LEAST_SHADOWS = 16
 _BATCH = 8  # images in a step of a shadow model

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from samfed_monai.attacks.audit import Options
@@ -14,9 +15,6 @@ from samfed_monai.attacks.finding import Finding
 from samfed_monai.attacks.target import PUBLIC, Images, Target
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
-
-if TYPE_CHECKING:
-    from torch import nn
 
 FALSE_ALARMS = 0.01
 """Largest false-positive rate at which the true-positive rate is measured."""

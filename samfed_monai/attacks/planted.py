@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from samfed_monai.attacks.audit import Options
@@ -17,9 +18,6 @@ from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.privacy.network_check import copying_layers
 from samfed_monai.privacy.noise import noisy_update
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 WEIGHT, BIAS = "linear.weight", "linear.bias"
 SURE = -10.0

@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import require
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 PUBLIC = "public"
 

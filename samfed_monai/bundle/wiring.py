@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from ignite.engine import Events
+from monai.engines import SupervisedEvaluator
+from torch import nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.process_setup import best_device as best_device
@@ -15,11 +18,6 @@ from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.model_loader import BestWeightsSaver
 from samfed_monai.handlers.records import BatchBar
 from samfed_monai.networks.key_patterns import matched_names
-
-if TYPE_CHECKING:
-    import torch
-    from monai.engines import SupervisedEvaluator
-    from torch import nn
 
 
 def on_device(*, network: nn.Module, device: torch.device | str) -> nn.Module:

@@ -6,16 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 import xxhash
+from torch import Tensor
 
 from samfed_monai.core.io import file_digest, sha256_file
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 _CHECKSUM = "xxh3:"
 

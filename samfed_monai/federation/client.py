@@ -10,12 +10,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, S
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from monai.engines import SupervisedEvaluator
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
+from torch import Tensor, nn
 
 import samfed_monai.config.monai_parser  # noqa: F401 - MONAI FL makes its own parsers
 from samfed_monai.bundle.images import SplitDataset
@@ -33,12 +35,7 @@ from samfed_monai.handlers.images_seen import ImagesSeen, identities
 from samfed_monai.handlers.rounds import forget_unfinished_run
 from samfed_monai.metrics.quality import estimate_of
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, message_refused
-
-if TYPE_CHECKING:
-    from monai.engines import SupervisedEvaluator
-    from torch import Tensor, nn
-
-    from samfed_monai.protocol.statistics import Statistic
+from samfed_monai.protocol.statistics import Statistic
 
 logger = logging.getLogger(__name__)
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from monai.fl.utils.constants import FlStatistics, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
+from torch import Tensor
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, message_refused, metric_range
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 #: Key of an ExchangeObject (a dict) that holds a message's header.
 HEADER = "samfed"

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
+
+from torch import Tensor
 
 from samfed_monai.config.parse import MISSING
 from samfed_monai.core import tensor_file
@@ -39,9 +41,6 @@ from samfed_monai.metrics.quality import Calibration, Group
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.transport import Failure, Traffic
 from samfed_monai.results import BYTES, RESTORE, read_round, round_traffic
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 

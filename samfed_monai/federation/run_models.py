@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from samfed_monai.config.bundles import find_bundle, packaged_bundles
 from samfed_monai.config.parse import lookup
@@ -17,9 +17,6 @@ from samfed_monai.core.model_file import BASE_SAM, USAGE, read_header, run_setti
 from samfed_monai.core.run_log import run_record
 from samfed_monai.federation.run_folder import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore, state_file
 from samfed_monai.federation.site_network import split_state
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def site_state(folder: str | Path, *, site: str, run: str, round: int) -> dict[str, Tensor]:

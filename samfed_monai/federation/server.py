@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from samfed_monai.core.errors import AGAIN, Problem, Problems, Stopped, machine_failure
 from samfed_monai.core.validators import require
@@ -42,9 +44,6 @@ from samfed_monai.protocol.guard import ImageCounts, Inbox
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.strategy import Strategy
 from samfed_monai.protocol.transport import Failure, SentWeights, Task, Transport, scrub
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from samfed_monai.federation.preparation import (
 )
 from samfed_monai.federation.site_network import split_state
 from samfed_monai.federation.site_teacher import Disagreement, SiteMasks, SiteTeacher
-from samfed_monai.federation.teacher import TeacherStage
+from samfed_monai.federation.teacher import StudentTeacher, TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics.quality import estimate_of, groups_of, metrics_of
 from samfed_monai.privacy.accounting import PrivacyLedger
@@ -51,7 +51,6 @@ from samfed_monai.protocol.transport import Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.federation.teacher import StudentTeacher
     from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Refused, SamFedError
 from samfed_monai.core.io import read_json, sha256_bytes, sha256_file, to_csv, write_bytes, write_json
@@ -29,7 +30,6 @@ from samfed_monai.protocol.message import Kind, Message, MessageRefused, message
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedEvaluator
-    from torch import Tensor
 
     from samfed_monai.federation.site import ProcessContext
     from samfed_monai.networks import Teacher

@@ -6,7 +6,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor, nn
 
 from samfed_monai.config.variants import find_variant
 from samfed_monai.core.errors import Problem, Refused, refused
@@ -28,9 +30,6 @@ from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.networks.key_patterns import KeySplit, network_split
 from samfed_monai.networks.weights import known_weights, starts_from
 from samfed_monai.teacher.evaluation import mean, within_one_standard_error
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 

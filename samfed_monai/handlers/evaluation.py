@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.data import decollate_batch
 
 from samfed_monai.core.errors import refused
@@ -30,7 +30,6 @@ from samfed_monai.metrics.quality import estimate
 from samfed_monai.metrics.scores import Volume, summarise, summarise_volumes
 
 if TYPE_CHECKING:
-    from ignite.engine import Engine
     from monai.engines import SupervisedEvaluator
     from torch import Tensor
 

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
@@ -17,9 +17,6 @@ from samfed_monai.core.training_state import move_average
 from samfed_monai.core.validators import in_range, require
 from samfed_monai.handlers.rounds import when_round_starts
 from samfed_monai.losses import Agreement, AgreementSettings, agree, probabilities
-
-if TYPE_CHECKING:
-    from ignite.engine import Engine
 
 
 class NetworkCopy:

@@ -7,12 +7,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
@@ -24,10 +25,6 @@ from samfed_monai.data.image_folder import Sources, image_paths
 from samfed_monai.data.reading import png_of
 from samfed_monai.handlers.evaluation import images_of
 from samfed_monai.metrics.quality import estimate
-
-if TYPE_CHECKING:
-    from ignite.engine import Engine
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import check_tensors, safe_load, save_tensors
 from samfed_monai.core.model_file import setting_differences
 from samfed_monai.core.validators import require
 from samfed_monai.networks.key_patterns import network_split
-
-if TYPE_CHECKING:
-    from ignite.engine import Engine
-    from torch import Tensor, nn
-
 
 logger = logging.getLogger(__name__)
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ignite.engine import Events
+from torch import nn
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.validators import require
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class PartsInTurn(ABC):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
+from monai.inferers import Inferer
 from monai.networks.utils import eval_mode
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
 
 from samfed_monai.core.errors import refused
 from samfed_monai.core.validators import one_of, require, whole
@@ -20,12 +24,6 @@ from samfed_monai.handlers.rounds import DivergenceGuard, SeedHandler, forget_un
 from samfed_monai.handlers.unlabelled_stream import EndlessSampler
 from samfed_monai.losses import Reliability, image_reliability, probabilities
 from samfed_monai.transforms.loading import PublicTargets
-
-if TYPE_CHECKING:
-    from monai.inferers import Inferer
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
-    from torch.utils.data import Dataset
 
 
 class PublicPredictor:

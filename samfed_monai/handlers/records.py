@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
@@ -13,7 +13,6 @@ from samfed_monai.core.run_log import progress_bar
 from samfed_monai.handlers.rounds import in_federation, round_of, when_round_starts
 
 if TYPE_CHECKING:
-    from ignite.engine import Engine
     from tqdm import tqdm
 
 logger = logging.getLogger(__name__)

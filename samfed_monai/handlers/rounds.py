@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Sized
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.engines.utils import IterationEvents
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import all_finite
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import in_range, one_of, require, whole
-
-if TYPE_CHECKING:
-    from ignite.engine import Engine
-    from torch.optim import Optimizer
-    from torch.utils.data import DataLoader
 
 
 def round_of(engine: Any) -> tuple[int, int]:

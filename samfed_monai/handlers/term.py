@@ -6,10 +6,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, no_stream, register
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.rounds import round_of, when_round_starts
 from samfed_monai.losses import (
+    Agreement,
     AgreementSettings,
     StructureLoss,
     distillation_kl,
@@ -30,12 +31,6 @@ from samfed_monai.losses import (
 )
 from samfed_monai.losses.agreement import THRESHOLDS, SiteAgreement
 from samfed_monai.networks.features import LastFeatures
-
-if TYPE_CHECKING:
-    from ignite.engine import Engine
-
-    from samfed_monai.losses import Agreement
-
 
 Schedule = Callable[..., float]
 """``schedule(round, rounds, fraction=0.4) -> float`` with ``round`` counted from 0."""

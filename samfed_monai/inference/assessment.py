@@ -8,21 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, label, maximum_filter, minimum_filter
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from samfed_monai.core.errors import refused
 from samfed_monai.core.io import from_csv
 from samfed_monai.core.text import counted
 from samfed_monai.handlers.mask_writer import Prediction
 from samfed_monai.metrics.quality import DOUBTFUL, MIN_IMAGES, Calibration, Quality, colours_of, estimate_of, groups_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 EMPTY = "empty"
 """Flag of an empty mask."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.data import RandomSampler, SequentialSampler, Subset
 
 from samfed_monai.bundle.images import SplitDataset
@@ -21,8 +22,6 @@ from samfed_monai.protocol.statistics import Statistic
 from samfed_monai.protocol.strategy import WORDS, trained_weights
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from samfed_monai.config.variants import Method
     from samfed_monai.handlers.images_seen import SeenCounts
 

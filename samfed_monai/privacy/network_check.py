@@ -7,17 +7,14 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from samfed_monai.config.parse import parsed
 from samfed_monai.config.targets import is_from_catalogue
 from samfed_monai.protocol.message import message_refused
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MOST_POSITIONS = 256
 """Maximum number of positions of a map with separate weights in one unit: a kernel of 16 x 16, a ViT's patch."""

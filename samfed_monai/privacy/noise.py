@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import append_line
@@ -20,8 +21,6 @@ from samfed_monai.privacy.audit import with_time
 from samfed_monai.protocol.message import Kind, Message, message_refused
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from samfed_monai.privacy.rules import CentralPrivacy
     from samfed_monai.protocol.strategy import Strategy
 

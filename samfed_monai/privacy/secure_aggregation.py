@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from samfed_monai.core import tensor_file
 from samfed_monai.core.io import append_line, locked, read_json, write_json
@@ -37,7 +38,6 @@ from samfed_monai.protocol.transport import Failure, Task, Transport
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from samfed_monai.privacy.rules import SecureAggregation
     from samfed_monai.protocol.strategy import Strategy

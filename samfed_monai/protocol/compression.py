@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import all_finite
@@ -22,8 +23,6 @@ from samfed_monai.protocol.message import Kind, message_refused
 from samfed_monai.protocol.statistics import PREFIX
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from samfed_monai.protocol.strategy import Strategy
 
 NONE, HALF, BYTES = "float32", "bfloat16", "int8"

@@ -7,16 +7,14 @@ import math
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.validators import in_range, one_of, require, schema_problems
 from samfed_monai.protocol.message import Kind, Message, message_refused
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 

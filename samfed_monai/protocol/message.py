@@ -13,20 +13,17 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import all_finite, check_tensors, parse_json
 from samfed_monai.core.validators import require
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 VERSION = 1
 #: A site that claims more images than this has a bug or bad intentions (ImageNet-21k has 14 million).

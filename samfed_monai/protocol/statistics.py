@@ -17,6 +17,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from samfed_monai.core.io import all_finite
 from samfed_monai.core.seeds import derive_seed
@@ -26,7 +27,6 @@ from samfed_monai.protocol.message import STATISTICS, Message, message_refused
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from samfed_monai.bundle import SiteImages
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+from torch import Tensor
 
 from samfed_monai.core.errors import Problem, is_out_of_memory
 from samfed_monai.core.tensor_file import checksum
@@ -29,9 +31,6 @@ from samfed_monai.protocol.message import (
     from_bytes,
 )
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
