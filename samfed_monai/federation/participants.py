@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from samfed_monai.bundle.images import SiteImages, SplitName
 from samfed_monai.config.own_images import deviations
@@ -29,6 +30,7 @@ from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.federation.preparation import sam_fingerprint
 from samfed_monai.federation.site_network import SiteNetwork
 from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, client_config, without_pretraining
+from samfed_monai.handlers import HandlerGroup
 from samfed_monai.handlers.guide import GlobalGuide, Guide
 from samfed_monai.handlers.term import PseudoLabelTerm, Term
 from samfed_monai.losses import without_label
@@ -42,8 +44,6 @@ from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.strategy import Server, Strategy, trained_weights
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from samfed_monai.federation.plan import Paths, Plan
     from samfed_monai.federation.start import Start
     from samfed_monai.methods.heterogeneous import PublicMaskAlgorithm
@@ -349,16 +349,19 @@ def dry_run(
     Raises:
         Refused: an image size or a batch that a network cannot take (the message has the nearest possible one), a
             pattern of ``personal`` or of the optimizer's groups that matches nothing, values that the optimizer or a
-            term does not accept, a missing guide that a term names, a term that reads the server's network where each
-            site trains its own, weak labels (``images#weak_labels``) whose unlabelled pixels the loss would learn from,
-            missing weights of SAM, names that the strategy cannot use, different networks where it averages weights, or
-            a single site that would score images of another size or in another way.
+            term does not accept, a network or a number of steps that a handler does not accept, a missing guide that a
+            term names, a term that reads the server's network where each site trains its own, weak labels
+            (``images#weak_labels``) whose unlabelled pixels the loss would learn from, missing weights of SAM, names or
+            networks that the strategy cannot use, different networks where it averages weights, or a single site that
+            would score images of another size or in another way.
     """
-    problems, built = Problems(), dict[str, NetworkShapes]()
+    own_networks: dict[str, nn.Module] = {}
+    problems, built, first_with = Problems(), dict[str, NetworkShapes](), dict[str, str]()
     for site, name in networks.items():
         changes = {**overrides.get(site, {}), "network_name": name}
         key = json.dumps(changes, sort_keys=True, default=repr)
-        if key in built:
+        if (first := first_with.setdefault(key, site)) != site:
+            own_networks[site] = own_networks[first]
             continue
         # without a device, and without the components of a site that trains alone
         own_config = config.with_overrides({**changes, "network": "@network_def", "standalone": {}})
@@ -367,7 +370,7 @@ def dry_run(
             parser["images#_target_"] = _PlaceholderImages
         problems.extend(_scoring_problems(config.parser().get(), parser.get(), site, overrides.get(site, {})))
         with own_random_state(0), unwrapped(parser):  # random numbers drawn here are not used
-            network = parser.get_parsed_content("network_def")
+            network = own_networks[site] = parser.get_parsed_content("network_def")
             common = network if len(changes) == 1 else build_network(config, name)
         size = parsed(parser, "image_size")
         if isinstance(size, int):
@@ -378,6 +381,11 @@ def dry_run(
         problems.extend(_guide_problems(parts["guides"], terms or (), {**config.overrides, **changes}, strategy))
         problems.extend(_optimizer_problems(parts["optimizer"]))
         problems.extend(_label_problems(parser, parts, terms or ()))
+        if site != SERVER and (trainer := parts["train#trainer"]) is not None:
+            if parsed(parser, "local_steps") is None:  # the number of steps depends on the site's images
+                trainer.state.epoch_length = 10**6
+            with problems.collected():
+                HandlerGroup(handlers=parsed(parser, "train#handlers") or ()).check(trainer)
         with problems.collected():
             split = SiteNetwork.of(network, parser, trains=False).split
             if strategy is not None:
@@ -392,6 +400,9 @@ def dry_run(
             where, expected = f"federate.json -> sites#{site}#network_def", f"the {name} that the run starts with"
             hint = "set network_def#... for the run and not for a site, or give this site another network"
             problems.add(where, found=unlike, expected=expected, hint=hint)
+    if strategy is not None:
+        with problems.collected():
+            strategy.require_networks({site: network for site, network in own_networks.items() if site != SERVER})
     problems.refuse_if_any()
 
 

@@ -162,7 +162,7 @@ class Run:
             require(leaks(own_list))  # also of sites with data roots of their own
             for part, root in own_list.by_root(paths.data_root, paths.sites):
                 check_data(part, root, cache_dir=paths.cache, verify=paths.verify)
-            resolved, context = participants.resolve(plan), ProcessContext(participants, datalist)
+            resolved, context, start = participants.resolve(plan), ProcessContext(participants, datalist), self.start
             with self._opened_transport(make_transport, resolved, context) as transport:
                 require_sites(transport, participants)
                 server = self._server(transport, folder)
@@ -190,7 +190,7 @@ class Run:
                 convention=self._convention,
                 process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **device},
                 command=command_line(),
-                start=self._start_entry(),
+                start=start and {"name": start.name, "sha256": start.sha256, "warm_start_steps": self._warm_steps},
                 caveats=[*caveats, *self._selection_caveats(result)],
                 hashes={
                     **hashes,
@@ -274,18 +274,22 @@ class Run:
         participants, variant = self.participants, self.plan.variant
         for note in notes_on_statistics(self.privacy, participants.strategy, variant):
             logger.warning("%s", note)
-        require(plan_problems(self.plan, self.paths, participants, self.datalist, sites=len(participants.sites)))
-        participants.dry_run()
-        problems, overrides = Problems(), participants.overrides.items()
+        datalist, sites, start_adapt = self.datalist, len(participants.sites), "none"
+        problems = Problems(plan_problems(self.plan, self.paths, participants, datalist, sites=sites))
+        with problems.collected():
+            participants.dry_run()
+        overrides = participants.overrides.items()
         devices = {f"sites#{site}#device": choices["device"] for site, choices in overrides if "device" in choices}
         for where, device in {"device": participants.config.optional("device"), **devices}.items():
             with problems.collected():
                 usable_device(str(device), where)
+        with problems.collected():
+            if self.start is None:
+                require_starts(participants.config, participants.all_networks)
+        with problems.collected():
+            start_adapt = self._start_adapt()
+            self.teacher.dry_run(start_adapt if self.adapt == "off" and start_adapt != "none" else self.adapt)
         problems.refuse_if_any()
-        if self.start is None:
-            require_starts(participants.config, participants.all_networks)
-        start_adapt = self._start_adapt()
-        self.teacher.dry_run(start_adapt if self.adapt == "off" and start_adapt != "none" else self.adapt)
         return start_adapt
 
     @cached_property
@@ -332,12 +336,6 @@ class Run:
             **({"update_guard": guard} if guard else {}),
             **({"compression": plan.compression} if plan.compression != NONE else {}),
         }
-
-    def _start_entry(self) -> dict[str, Any] | None:
-        """Entry of ``results.json`` on the weights that the run started from; ``None`` without any."""
-        if self.start is None:
-            return None
-        return {"name": self.start.name, "sha256": self.start.sha256, "warm_start_steps": self._warm_steps}
 
     def _weight_hashes(self, start_adapt: str) -> dict[str, str]:
         hashes = {"start": self.start.sha256} if self.start is not None else {}
@@ -559,48 +557,26 @@ def plan_problems(
         build: whether to also build the training components and the teacher's fit, which takes a second or so;
             networks that are SAM itself are not built, since that takes SAM's weights.
     """
-    from samfed_monai.networks.sam.adapter import read_header
-
     problems, privacy, guard = Problems(), Privacy(), UpdateGuard()
     with problems.collected():
         guard, privacy = _read_rules(plan)
     if build:
         with problems.collected():
             TeacherStage.of(plan, paths).dry_run(run_config(plan, paths).value("teacher_adapt"))
-    for name in ("adapter", "start_from", "masks_from"):
-        if (source := getattr(paths, name)) is not None:
-            with problems.collected():
-                _ = read_header(source) if name == "adapter" else starting_file(source, f"federate.json -> {name}")
+    problems.extend(_unreadable_files(paths))
     if participants is None:
         return list(problems)
+    strategy, config = participants.strategy, participants.config
     with problems.collected():
         method = resolved_method(paths.bundle_root, plan.variant)
-        require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=sites)
-    classes = participants.config.optional("classes") or []
+        require_possible(privacy, strategy, method, guard, rounds=plan.rounds, sites=sites)
+    with problems.collected():
+        strategy.require_rounds(plan.rounds)
     noise, sums = privacy.differential_privacy is not None, privacy.secure_aggregation is not None
-    problems.extend(compression_problems(plan.compression, participants.strategy, noise=noise, sums=sums))
-    exchange, strategy_name = participants.strategy.exchange, type(participants.strategy).__name__
-    if exchange.answer is Kind.WEIGHTS and not exchange.alike:
-        for site, name in participants.networks.items():
-            site_config = participants.config.with_overrides(participants.overrides[site])
-            if is_sam(site_config, name) and site_config.optional("network_def#full") is not True:
-                found, expected = f"weights, with {name} at {site}", "predictions, as most of SAM never leaves a site"
-                hint = "remove exchange, or give that site another network"
-                problems.add("train.json -> exchange", found=found, expected=expected, hint=hint)
-    if paths.start_from is not None and not (exchange.alike and exchange.server_model):
-        expected = f"null with {strategy_name}, as each site has its own network"
-        hint, found = "remove it, or use a variant with one network", repr(str(paths.start_from))
-        problems.add("federate.json -> start_from", found=found, expected=expected, hint=hint)
-    if participants.config.value("teacher_adapt") == "off":
-        if paths.masks_from is not None:
-            expected, found = "null, as this variant uses no soft masks", repr(str(paths.masks_from))
-            problems.add(MASKS_FROM, found=found, expected=expected, hint="remove it, or use another variant")
-        stream = lookup(participants.config.parser().get(), ("stream", "_disabled_")) is not True
-        if stream and (guide := participants.config.optional("soft_mask#masks_for")) is not None:
-            found, expected = f"'off', with guides#{guide.name}", "a teacher, as that guide reads its masks"
-            hint = "remove it, or use a variant without SAM, such as no_sam"
-            problems.add("train.json -> teacher_adapt", found=found, expected=expected, hint=hint)
-    problems.extend(class_problems(datalist or DataList("", [], classes=classes), participants.config))
+    problems.extend(compression_problems(plan.compression, strategy, noise=noise, sums=sums))
+    problems.extend(_exchange_problems(participants, paths.start_from))
+    problems.extend(_mask_problems(config, paths.masks_from))
+    problems.extend(class_problems(datalist or DataList("", [], classes=config.optional("classes") or []), config))
     if datalist is not None:
         out, root = Path(paths.output_dir).resolve(), Path(paths.data_root).resolve()
         mixed = out.is_relative_to(root) and any(out in (root / item.image).parents for *_, item in datalist.items())
@@ -610,8 +586,50 @@ def plan_problems(
     if sites is not None:
         problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=plan.allow_single_site))
         with problems.collected():
-            participants.strategy.require_sites(participants.sites)
-    if build and not any(is_sam(participants.config, name) for name in participants.networks.values()):
+            strategy.require_sites(participants.sites)
+    if build and not any(is_sam(config, name) for name in participants.networks.values()):
         with problems.collected():
             participants.dry_run()
     return list(problems)
+
+
+def _unreadable_files(paths: Paths) -> Problems:
+    """Problems of the adapter, and of the models that the network starts from and that make the soft masks."""
+    from samfed_monai.networks.sam.adapter import read_header
+
+    problems = Problems()
+    for name in ("adapter", "start_from", "masks_from"):
+        read = read_header if name == "adapter" else partial(starting_file, where=f"federate.json -> {name}")
+        if (source := getattr(paths, name)) is not None:
+            with problems.collected():
+                read(source)
+    return problems
+
+
+def _exchange_problems(participants: Participants, start_from: object) -> Iterator[Problem]:
+    """Problems of sites that would send SAM's frozen weights, and of initial weights where sites share no network."""
+    config, exchange = participants.config, participants.strategy.exchange
+    for site, name in participants.networks.items() if exchange.answer is Kind.WEIGHTS and not exchange.alike else ():
+        site_config = config.with_overrides(participants.overrides[site])
+        if is_sam(site_config, name) and site_config.optional("network_def#full") is not True:
+            found, expected = f"weights, with {name} at {site}", "predictions, as most of SAM never leaves a site"
+            hint = "remove exchange, or give that site another network"
+            yield Problem("train.json -> exchange", found, expected, hint)
+    if start_from is not None and not (exchange.alike and exchange.server_model):
+        expected = f"null with {type(participants.strategy).__name__}, as each site has its own network"
+        hint = "remove it, or use a variant with one network"
+        yield Problem("federate.json -> start_from", repr(str(start_from)), expected, hint)
+
+
+def _mask_problems(config: WorkflowConfig, masks_from: object) -> Iterator[Problem]:
+    """Problems of a run without a teacher: a model that would make masks, and a guide that reads them."""
+    if config.value("teacher_adapt") != "off":
+        return
+    if masks_from is not None:
+        expected, hint = "null, as this variant uses no soft masks", "remove it, or use another variant"
+        yield Problem(MASKS_FROM, repr(str(masks_from)), expected, hint)
+    stream = lookup(config.parser().get(), ("stream", "_disabled_")) is not True
+    if stream and (guide := config.optional("soft_mask#masks_for")) is not None:
+        found, expected = f"'off', with guides#{guide.name}", "a teacher, as that guide reads its masks"
+        hint = "remove it, or use a variant without SAM, such as no_sam"
+        yield Problem("train.json -> teacher_adapt", found, expected, hint)

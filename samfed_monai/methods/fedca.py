@@ -277,7 +277,7 @@ class ContrastBeforeLabels(FedAvgWithStatistics):
         entries: number of entries per site, as in :class:`SharedFeatures`.
 
     Raises:
-        Refused: an option out of its range; at :meth:`attach`, no round left for the labels.
+        Refused: an option out of its range; before the run, no round left for the labels.
 
     Example::
 
@@ -295,11 +295,13 @@ class ContrastBeforeLabels(FedAvgWithStatistics):
         if self.statistic is None:
             self.exchange = FedAvg.exchange
 
-    def attach(self, server: Server) -> Strategy:
-        if self.rounds_before_warm_start >= server.rounds:
-            found = f"{self.rounds_before_warm_start} of {server.rounds} rounds before the warm start"
+    def require_rounds(self, rounds: int) -> None:
+        if self.rounds_before_warm_start >= rounds:
+            found = f"{self.rounds_before_warm_start} of {rounds} rounds before the warm start"
             hint = "raise rounds, or lower terms#contrast#rounds"
             raise refused("strategy#rounds", found, "at least one more round, for the labels", hint)
+
+    def attach(self, server: Server) -> Strategy:
         like: dict[str, Tensor] = {}
         if self.statistic is not None:
             network = server.networks[server.sites[0]]().eval()

@@ -353,19 +353,17 @@ class SiteCodes(PersonalFedAvg):
         "strategy": {"_target_": "samfed_monai.methods.fedicra.SiteCodes"}
     """
 
-    def require_names(self, shared: Sequence[str]) -> None:
-        if not any(name.endswith(CODES) for name in shared):
-            expected, hint = "a network with site codes", "set network_def#site_channels, for instance to 16"
-            raise refused("strategy", found=f"no weights {CODES}", expected=expected, hint=hint)
+    def require_networks(self, networks: Mapping[str, nn.Module]) -> None:
+        first, sites = next(iter(networks.values())), len(networks)
+        places = selection_of(first, "strategy").codes.shape[1]
+        if sites > places:
+            where, hint = "network_def#site_channels", f"set it to {sites} or more"
+            raise refused(where, f"{sites} sites", f"at most {places}, the limit of the network", hint)
 
     def attach(self, server: Server) -> SiteCodes:
         super().attach(server)
-        self.require_names(list(self.global_weights))
         (self.name,) = (name for name in self.global_weights if name.endswith(CODES))
         places, sites = self.global_weights[self.name].shape[1], sorted(server.sites)
-        if len(sites) > places:
-            where, hint = "network_def#site_channels", f"set it to {len(sites)} or more"
-            raise refused(where, f"{len(sites)} sites", f"at most {places}, the limit of the network", hint)
         used = torch.zeros(places)
         used[: len(sites)] = 1
         self.codes = {site: torch.stack([torch.eye(places)[place], used]) for place, site in enumerate(sites)}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from ignite.engine import Events
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samfed_monai.core.errors import Problems, refused
@@ -215,7 +215,7 @@ class Prototypes(Strategy):
         classes: names of the classes; ``None`` means one class.
 
     Raises:
-        Refused: at :meth:`attach`, two sites whose features differ in width; the message names them.
+        Refused: before the run, two sites whose features differ in width; the message names them.
 
     Example::
 
@@ -228,15 +228,17 @@ class Prototypes(Strategy):
     def __init__(self, *, classes: Sequence[str] | None = None) -> None:
         self.classes = with_background(classes)
 
-    def attach(self, server: Server) -> Strategy:
-        widths = {site: feature_width(server.networks[site]()) for site in server.sites}
-        first = server.sites[0]
-        for site, width in widths.items():
-            if width != widths[first]:
-                found = f"{widths[first]} channels at {first}, {width} at {site}"
+    def require_networks(self, networks: Mapping[str, nn.Module]) -> None:
+        (first, expected), *others = ((site, feature_width(network)) for site, network in networks.items())
+        for site, width in others:
+            if width != expected:
+                found = f"{expected} channels at {first}, {width} at {site}"
                 hint = "choose networks of the same width (mobile_sam_fpn and lite0_fpn_96: 96, deeplabv3plus_*: 256)"
                 raise refused("sites", found=found, expected="features of the same width", hint=hint)
-        self._like = {MEANS: torch.zeros(self.classes, widths[first]), COUNTS: torch.zeros(self.classes)}
+
+    def attach(self, server: Server) -> Strategy:
+        width = feature_width(server.networks[server.sites[0]]())
+        self._like = {MEANS: torch.zeros(self.classes, width), COUNTS: torch.zeros(self.classes)}
         return super().attach(server)
 
     def configure(self, round: int) -> dict[str, Message]:

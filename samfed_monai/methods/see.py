@@ -455,10 +455,11 @@ class RefinedLabelTerm(Term):
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
 
     def check(self, engine: Any) -> None:
-        """Also checks that SAM is available; the message shows no path, since it may leave the site."""
+        """Also checks that SAM is available at a site; the message shows no path, since it may leave the site."""
         super().check(engine)
         try:
-            self._checkpoint()
+            if self.site:
+                self._checkpoint()
         except Refused:
             hint = f"run `samfed weights {self.base} --from FILE|URL` at this site"
             expected = f"its weights, with which {self.where} refines pseudo-labels"

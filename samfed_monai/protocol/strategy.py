@@ -191,6 +191,20 @@ class Strategy(ABC):
             Refused: they are too few for the guarantees of this strategy.
         """
 
+    def require_rounds(self, rounds: int) -> None:  # noqa: B027 - most strategies take any number
+        """Checks the number of rounds, before anything is computed.
+
+        Raises:
+            Refused: it is too small for options of this strategy.
+        """
+
+    def require_networks(self, networks: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most take any
+        """Checks each site's network, by site and without trained weights, before anything is computed.
+
+        Raises:
+            Refused: this strategy cannot use one of them, or not for so many sites.
+        """
+
     def requirements(self) -> dict[str, str]:
         """Words that every site must confirm before round 0 and in each round that it trains; empty by default.
 

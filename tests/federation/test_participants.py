@@ -132,8 +132,9 @@ REFUSED = [
     ("samfed", {"before#learning_rate#schedule": "x"}, r"^refused: 1 problem\n  - RoundLearningRate -> sched.*'x'"),
     ("heterogeneous", {"client_algorithm#gate": "x"}, r"^refused: 1 problem\n  - client_algorithm#gate: .* found 'x'"),
     ("ditto", {"personal": ["<norm>"]}, r"^refused: 1 problem\n  - train\.json -> personal: expected no patterns: a "),
-    ("samfed", {"guides": None}, NO_SAM_GUIDE),
-    ("samfed", {"guides": []}, NO_SAM_GUIDE),
+    ("fedrep", {"personal": ["final_conv.*"], "local_steps": 1}, r"1 problem\n  - before#parts .*; set local_steps"),
+    ("fedproto", {"mixed_networks": ["basic_unet", R18]}, r"1 problem\n  - sites: .*same width, .*, 256 at site-2; ch"),
+    *(("samfed", {"guides": none}, NO_SAM_GUIDE) for none in (None, [])),
     (
         "samfed",
         {"loss": DICE},
@@ -162,8 +163,7 @@ REFUSED = [
         r"0, 1 and 255 into 0, .*, \.\.\.; use the variant weak_labels",
     ),
     ("weak_labels", {"binary_label": HALVES}, r"train\.json -> binary_label: .* into 0, 1; use the variant"),
-    ("weak_labels", STRUCTURE, LEARNED),
-    ("weak_labels", {**STRUCTURE, **TWO}, LEARNED),
+    *(("weak_labels", {**STRUCTURE, **more}, LEARNED) for more in ({}, TWO)),
     (
         "supervised",
         {"images#weak_labels": True, **TWO},
@@ -194,6 +194,7 @@ def of_loss(name: str, *classes: str, **arguments: Any) -> Any:
         *(("weak_labels", options) for options in ({}, TWO)),  # unlabelled pixels are left out
         ("weak_labels", {"loss": {"_target_": "monai.losses.DiceCELoss", "other_act": 1}}),  # refused where it is built
         ("supervised", {"images#weak_labels": False}),
+        ("fedrep", {"personal": ["final_conv.*"]}),  # the number of steps depends on the site's images
         ("hssf", {"terms#own": {"_target_": "os.fspath", "path": "@store_dir"}}),  # it needs a site's paths
         ("heterogeneous", {"choices": {"site-1": {"network": R18, "network_def#encoder_output_stride": 8}}}),
     ],

@@ -168,6 +168,9 @@ def test_fault_28_missing_weights_are_refused_before_run(small_federation, tmp_p
     for name in ("mobile_sam", "efficientnet_lite0"):
         assert f"samfed weights {name}" in str(refused.value)
     assert not (tmp_path / "run").exists()
+    with pytest.raises(Refused, match="samfed weights mobile_sam"):  # of the teacher
+        job(small_federation, tmp_path / "run", variant="samfed").run()
+    assert not (tmp_path / "run" / "rounds").exists()
 
 
 def test_weights_of_other_network_are_refused_before_run(small_federation, tmp_path):

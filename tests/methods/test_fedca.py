@@ -12,7 +12,8 @@ from ignite.engine import Events
 from torch import nn
 from torch.nn.functional import normalize
 
-from samfed_monai.core.errors import Refused
+from samfed_monai.config import find_bundle
+from samfed_monai.federation.job import check_job
 from samfed_monai.handlers import Guidance, Term, TermLogger, UnlabelledStream
 from samfed_monai.methods import fedca
 from samfed_monai.methods.fedavg import FedAvg
@@ -265,5 +266,5 @@ def test_warm_start_runs_once_after_last_contrast_round():
 
 
 def test_run_without_label_rounds_is_refused():
-    with pytest.raises(Refused, match=r"strategy#rounds: expected at least one more .*3 of 3 rounds.*raise rounds"):
-        aggregated(fedca.ContrastBeforeLabels(rounds=3))
+    (problem,) = check_job(find_bundle("samfed_skin"), {"variant": "fedca", "rounds": 3}, None).problems
+    assert str(problem).startswith("strategy#rounds: expected at least one more round, for the labels, found 3 of 3 ")

@@ -298,7 +298,6 @@ def test_site_contrast_matches_hand_computed_values() -> None:
 def test_site_codes_are_sent_and_averaged() -> None:
     weights = {"w": torch.zeros(2), NAME: torch.zeros(2, 3)}
     strategy = fedicra.SiteCodes()
-    strategy.require_names(list(weights))
     strategy.attach(Server(["b", "a"], 3, weights=weights))
     messages = strategy.configure(0)
     assert {site: message.tensors[NAME].tolist() for site, message in messages.items()} == {
@@ -318,12 +317,12 @@ def test_site_codes_are_sent_and_averaged() -> None:
 
 
 def test_networks_without_site_codes_or_places_are_refused() -> None:
-    message = r"strategy: expected .*with site codes, found no weights selection\.codes; set network_def#site_channels"
-    with pytest.raises(Refused, match=message):
-        fedicra.SiteCodes().require_names(["w"])
-    message = r"site_channels: expected at most 1, the limit of the network, found 2 sites; set it to 2 or more"
-    with pytest.raises(Refused, match=message):
-        fedicra.SiteCodes().attach(Server(["a", "b"], 3, weights={NAME: torch.zeros(2, 1)}))
+    with pytest.raises(Refused, match=r"strategy: .*found no channel selection; set network_def#site_channels"):
+        fedicra.SiteCodes().require_networks({"a": Parts()})
+    network = client_network("basic_unet", load=False, site_channels=2)
+    fedicra.SiteCodes().require_networks(dict.fromkeys("ab", network))
+    with pytest.raises(Refused, match=r"site_channels: expected at most 2, the limit.*, found 3 sites; set it to 3 or"):
+        fedicra.SiteCodes().require_networks(dict.fromkeys("abc", network))
     full = fedicra.SiteCodes().attach(Server(["a", "b"], 3, weights={NAME: torch.zeros(2, 2)})).configure(0)
     assert full["b"].tensors[NAME].tolist() == [[0, 1], [1, 1]], "as many sites as places"
     with pytest.raises(Refused, match=r"terms#sites: .*found no channel selection; set network_def#site_channels"):

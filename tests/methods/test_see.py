@@ -303,7 +303,7 @@ def test_missing_sam_weights_are_refused_without_path(monkeypatch, tmp_path):
     )
     engine = engine_of(nn.Identity(), guide_names=("weak",))
     with pytest.raises(Refused, match=message) as error:
-        see.RefinedLabelTerm(data=None, transform=None).check(engine)  # type: ignore[arg-type]
+        see.RefinedLabelTerm(data=None, transform=None, site="a").check(engine)  # type: ignore[arg-type]
     assert str(tmp_path) not in str(error.value)
 
 

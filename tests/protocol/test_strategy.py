@@ -22,11 +22,6 @@ class Silent(Strategy):
         pass
 
 
-def test_exchange_has_word_for_each_kind():
-    words = {"weights": "weights", "soft_masks": "predictions", "prototypes": "prototypes", "metrics": "none"}
-    assert {kind: Exchange(Kind(kind)).word for kind in words} == words
-
-
 def test_default_exchange_is_shared_weights():
     plain = Exchange(Kind.WEIGHTS, own_networks=False, alike=True, server_model=True, tailored=False, mean=False)
     assert Exchange() == plain
