@@ -260,6 +260,7 @@ def component_schema(component: Any) -> Schema:
         default = None if parameter.default is parameter.empty else parameter.default
         typed = annotation_schema(hints[name]) if name in hints else like(default)
         arguments[name] = {"anyOf": [typed, {"type": "null"}]} if typed and parameter.default is None else typed or {}
+        arguments[name] |= {"minimum": 0, "maximum": 1} if name == "prob" else {}  # MONAI clamps it silently
     required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     not_null = [name for name in required if name in hints and not _takes_null(hints[name])]
     bases = inspect.getmro(component)[1:] if accepts_any and inspect.isclass(component) else ()

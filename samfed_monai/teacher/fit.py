@@ -32,6 +32,7 @@ from samfed_monai.networks.sam.adapter import (
     save_adapter,
 )
 from samfed_monai.networks.sam.build import SAM_BUILDERS, PromptFreeSam, build_sam, fold_batch_norms, side_problems
+from samfed_monai.networks.sam.lora import apply_lora
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.teacher.evaluation import Records, TeacherEvaluation, mean
 from samfed_monai.teacher.training import (
@@ -131,6 +132,9 @@ class TeacherFit:
         problems.extend(one_of("teacher -> adapt", adapt, Adapt))
         problems.extend(one_of("teacher -> base", base, sorted(SAM_BUILDERS)))
         problems.extend(side_problems("teacher -> size", size))
+        if adapt == Adapt.LORA.value and base in SAM_BUILDERS:
+            with problems.collected(), torch.device("meta"):  # of any size, without memory
+                apply_lora(SAM_BUILDERS[base](64), rank)
         for name, count in {"epochs": epochs, "batch_size": batch_size, "cached_views": cached_views}.items():
             problems.extend(whole(f"teacher -> {name}", count, least=1))
         problems.extend(in_range("teacher -> learning_rate", learning_rate, above=0, or_null=True))

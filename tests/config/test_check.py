@@ -153,6 +153,7 @@ def test_fault_24_wrong_types_are_reported(bundle, tmp_path):
         "write true without quotes (True or False on MONAI's own command line)",
         "command line -> spare: expected a string or null, found 3 (int); put it in quotes",
     ]
+    assert "#prob: expected at most 1, found 1.5" in check_skin("teacher", **{"quarter_turn#prob": 1.5})[0]
     assert "expected a whole number, found 224.5 (float)" in check(edited(tmp_path, image_size=224.5), ready=False)[0]
 
 

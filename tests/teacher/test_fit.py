@@ -280,6 +280,8 @@ def test_fault_28_missing_weights_and_start_adapter_are_refused(fit, records, tm
         TeacherFit(train_records=records[:3], held_out_records=records[3:], output=tmp_path / "a.safetensors")
     with pytest.raises(Refused, match=r"none.safetensors: expected a teacher's adapter, found no such file"):
         fit(start_from=tmp_path / "none.safetensors")
+    with pytest.raises(Refused, match=r"teacher -> rank: expected a whole number in \[1, 16\], found 17"):
+        fit(adapt="lora", rank=17)
 
 
 def test_fit_starts_from_adapter_and_records_start(fit, plain):

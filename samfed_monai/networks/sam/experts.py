@@ -151,8 +151,8 @@ def apply_experts(encoder: nn.Module, experts: int = 4, rank: int = 4, top: int 
 
     Args:
         encoder: SAM's ViT or TinyViT: blocks with ``attn`` and ``mlp``.
-        experts: K >= 1.
-        rank: rank r >= 1 of each expert.
+        experts: K, from 1 to the number of input features of the narrowest MLP.
+        rank: rank r of each expert, in the same range.
         top: number of experts per token, in [1, K].
 
     Returns:
@@ -162,16 +162,17 @@ def apply_experts(encoder: nn.Module, experts: int = 4, rank: int = 4, top: int 
         Refused: numbers out of range, or an encoder without such a block; all together.
     """
     blocks, counts = attention_blocks(encoder), {"experts": experts, "expert_rank": rank, "top": top}
+    layers = [next(m for m in block.mlp.modules() if isinstance(m, nn.Linear)) for block in blocks]  # type: ignore[union-attr]
+    narrowest = min((layer.in_features for layer in layers), default=None)
     too_many = type(top) is int and type(experts) is int and top > experts >= 1
     no_block = Problem("L-MoE", type(encoder).__name__, "an encoder whose blocks have attn and mlp")
     require(
-        *(whole(f"network_def#{name}", number, least=1) for name, number in counts.items()),
+        *(whole(f"network_def#{name}", number, least=1, most=narrowest) for name, number in counts.items()),
         [Problem("network_def#top", repr(top), f"at most {experts}, the number of experts")] if too_many else [],
         [] if blocks else [no_block],
     )
     switch = ExpertSwitch()
-    for block in blocks:
-        first_layer = next(module for module in block.mlp.modules() if isinstance(module, nn.Linear))  # type: ignore[union-attr]
+    for block, first_layer in zip(blocks, layers, strict=True):
         local_experts = LocalExperts(first_layer.in_features, switch, experts=experts, rank=rank, top=top)
         block.mlp = MlpWithExperts(block.mlp, local_experts.to(first_layer.weight.device))  # type: ignore[arg-type]
     return switch

@@ -135,24 +135,26 @@ class LoRAQueryValue(nn.Module):
         return merged
 
 
-def apply_lora(encoder: nn.Module, rank: int = 4) -> list[nn.Parameter]:
+def apply_lora(encoder: nn.Module, rank: int = 4, where: str = "teacher -> rank") -> list[nn.Parameter]:
     """Freezes ``encoder`` and wraps the ``qkv`` layer of every attention block, in place.
 
     ViT-B: 12 blocks x (q, v) x r x (768 + 768) = 147,456 parameters at r = 4.
 
     Args:
         encoder: SAM's ViT or TinyViT: modules named ``attn`` with a linear ``qkv`` and ``num_heads``.
-        rank: rank r of each update.
+        rank: rank r of each update, at most the number of input features of the narrowest layer.
+        where: the rank's place, for messages.
 
     Returns:
         The new parameters, the only ones of the encoder that require gradients.
 
     Raises:
-        Refused: a rank that is no positive integer, or an encoder without such a block.
+        Refused: a rank that is no positive integer or too large, or an encoder without such a block.
     """
     blocks = [module for name, module in encoder.named_modules() if name.endswith("attn") and hasattr(module, "qkv")]
     no_block = Problem("LoRA", type(encoder).__name__, "an encoder whose attention blocks have a joint qkv")
-    require(whole("teacher -> rank", rank, least=1), [] if blocks else [no_block])
+    narrowest = min((block.qkv.in_features for block in blocks), default=None)
+    require(whole(where, rank, least=1, most=narrowest), [] if blocks else [no_block])
     encoder.requires_grad_(False)
     for block in blocks:
         block.qkv = LoRAQueryValue(block.qkv, _layout(block), rank).to(block.qkv.weight.device)

@@ -152,7 +152,7 @@ class SamNetwork(nn.Module):
             self.key_patterns: dict[str, tuple[str, ...]] = {"shared": ("*",)}
         else:
             sam.requires_grad_(False)
-            apply_lora(sam.image_encoder, rank)
+            apply_lora(sam.image_encoder, rank, "network_def#rank")
             if experts != 0:
                 self.switch = apply_experts(sam.image_encoder, experts, expert_rank, top)
             self.key_patterns = sam_key_patterns(

@@ -21,6 +21,7 @@ from samfed_monai.networks.sam.experts import (
     routing_statistics,
 )
 from samfed_monai.networks.sam.lora import apply_lora
+from tests.networks.sam.tiny import tiny_sam
 
 
 def test_router_selects_top_experts_and_normalises_gates():
@@ -162,5 +163,5 @@ def test_invalid_arguments_are_refused_together():
         "network_def#top: expected at most 2, the number of experts, found 3",
         "L-MoE: expected an encoder whose blocks have attn and mlp, found Identity",
     ]
-    with pytest.raises(Refused, match="network_def#experts: expected a whole number >= 1, found True"):
-        apply_experts(nn.Identity(), experts=True)
+    with pytest.raises(Refused, match=r"#experts: .* in \[1, 16\], found True(.|\n)*#expert_rank: .* 16\], found 17"):
+        apply_experts(tiny_sam().image_encoder, experts=True, rank=17)

@@ -7,7 +7,7 @@ from torch import nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.networks.sam.build import SAM_BUILDERS
 from samfed_monai.networks.sam.lora import LoRAQueryValue, QKVLayout, apply_lora, merge_lora
-from tests.networks.sam.tiny import SIZE
+from tests.networks.sam.tiny import SIZE, tiny_sam
 
 
 def lora_layer(layout: QKVLayout, rank: int = 2) -> LoRAQueryValue:
@@ -62,6 +62,8 @@ def test_invalid_rank_and_encoder_are_refused():
     expected = r"(?s)teacher -> rank: expected a whole number >= 1, found 0.*LoRA: expected an encoder whose attention "
     with pytest.raises(Refused, match=expected + "blocks have a joint qkv, found Identity"):
         apply_lora(nn.Identity(), 0)
+    with pytest.raises(Refused, match=r"network_def#rank: expected a whole number in \[1, 16\], found 1000000000"):
+        apply_lora(tiny_sam().image_encoder, 10**9, "network_def#rank")
 
 
 def test_tiny_vit_blocks_are_adapted_and_merged():
