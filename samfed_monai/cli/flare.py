@@ -178,12 +178,13 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _follow(session: Any, job_id: str, arguments: argparse.Namespace) -> None:
+    from samfed_monai.core.run_log import command_line
     from samfed_monai.flare.session import fetch_results, follow, raise_for_status
 
     output, fetch = Path(str(absolute(arguments.output_dir))), f"`{_fetch_command(job_id, arguments)}`"
     status = follow(session, job_id, fetch=f"{fetch} fetches its results", timeout=arguments.stop_after)
     logger.info("FLARE's status: %s", status)
-    raise_for_status(fetch_results(session, job_id, output))
+    raise_for_status(fetch_results(session, job_id, output, command_line() if arguments.way == "submit" else None))
     logger.info("results: %s", output / "results.json")
 
 

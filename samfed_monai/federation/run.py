@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from samfed_monai.config.variants import resolved_method
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import PUBLIC, require_writable, sha256_bytes, sha256_file, write_json
 from samfed_monai.core.process_setup import device_name, peak_memory, usable_device
-from samfed_monai.core.run_log import RunLog, command_line
+from samfed_monai.core.run_log import COMMAND, RunLog, command_line
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.data.checks import leaks
@@ -189,7 +190,7 @@ class Run:
                 seeds=seeds,
                 convention=self._convention,
                 process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **device},
-                command=command_line(),
+                command=command_line() if make_transport is None else os.environ.get(COMMAND),  # of samfed flare
                 start=start and {"name": start.name, "sha256": start.sha256, "warm_start_steps": self._warm_steps},
                 caveats=[*caveats, *self._selection_caveats(result)],
                 hashes={

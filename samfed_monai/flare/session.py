@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import io
 import logging
 import math
@@ -381,10 +382,11 @@ class _FollowedJob:
 RESULTS = "samfed"
 
 
-def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str, Any]:
+def fetch_results(session: Any, job_id: str, output_dir: str | Path, command: str | None = None) -> dict[str, Any]:
     """Downloads a finished job's results into ``output_dir``; returns the run's status.
 
-    If the server could not write the status (a full disk, a killed process), it is taken from the server's log.
+    If the server could not write the status (a full disk, a killed process), it is taken from the server's log. The
+    server does not know the ``command`` that submitted the job; if given, it is recorded in ``results.json``.
 
     Raises:
         Refused: ``output_dir`` has the results of another run, or of one that was not on FLARE; nothing is copied.
@@ -400,19 +402,18 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
             raise Stopped(f"the results of FLARE job {job_id} cannot be fetched: {error}", _FETCH) from None
         for status in sorted(download.rglob(f"{RESULTS}/{STATUS}"))[:1]:
             names = (n for n in (RUN_ID, "results.json", "rounds/000/round.json") if (Path(output_dir) / n).is_file())
-            if (name := next(names, None)) and not _have_same_bytes(Path(output_dir) / name, status.parent / name):
+            name = next(names, None)
+            if name and name not in filecmp.cmpfiles(output_dir, status.parent, [name], shallow=False)[0]:
                 raise_for_status(read_status(status.parent))
                 hint = f"nothing was copied; run `samfed flare fetch {job_id} --kit KIT --output-dir OTHER`"
                 raise refused(output_dir, "the results of another run", "an empty folder or this run's folder", hint)
             shutil.copytree(status.parent, output_dir, dirs_exist_ok=True, copy_function=_copy_file)
+            if command and (results := Path(output_dir) / "results.json").is_file():
+                write_json(results, {**read_json(results), "command": command}, mode=PUBLIC)
             if read_status(output_dir)["state"] != "running":
                 return read_status(output_dir)
         outcome = _error_in_logs(download)
         return write_status(output_dir, "stopped", str(outcome), outcome.exit_code)
-
-
-def _have_same_bytes(one: Path, other: Path) -> bool:
-    return other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def publish(run_folder: str | Path, job_run: str | Path) -> None:

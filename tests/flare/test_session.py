@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from samfed_monai.core.errors import ExitCode, Refused, Stopped, Terminated, machine_failure, reported
-from samfed_monai.core.io import write_json
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.local import SERVER, Poc, _wait, reserved_port
 from samfed_monai.flare.session import (
@@ -258,7 +258,7 @@ def test_status_falls_back_to_server_log(log, state, message, tmp_path):
 )
 def test_results_of_another_run_are_not_overwritten(ours, tmp_path):
     session = downloaded(tmp_path / "job", "", "done")
-    for name, text in {"flare.run.json": "a", "run.json": "{...}", "results.json": "new"}.items():
+    for name, text in {"flare.run.json": "a", "run.json": "{...}", "results.json": '{"a": 1}'}.items():
         (tmp_path / "job" / "workspace" / "samfed" / name).write_text(text)
     for name, text in ours.items():
         (tmp_path / name).write_text(text)
@@ -270,7 +270,9 @@ def test_results_of_another_run_are_not_overwritten(ours, tmp_path):
     (tmp_path / "new" / "run.json").write_text("of a run that was refused before its first round")
     fetch_results(session, "id", tmp_path / "new")
     fetch_results(session, "id", tmp_path / "new")
-    assert (tmp_path / "new" / "results.json").read_text() == "new"
+    assert (tmp_path / "new" / "results.json").read_text() == '{"a": 1}'
+    fetch_results(session, "id", tmp_path / "new", "samfed flare submit samfed_skin")
+    assert read_json(tmp_path / "new" / "results.json") == {"a": 1, "command": "samfed flare submit samfed_skin"}
 
 
 def test_failed_download_is_reported_with_server_log():
