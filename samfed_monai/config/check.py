@@ -49,6 +49,7 @@ WEIGHT_OPTIONS = ("adapter", "checkpoint", "encoder_weights", "initial_weights",
 ``encoder_weights`` may also be a keyword (``pretrained``, ``teacher``) or a name that ``samfed weights`` knows."""
 
 _Id = tuple[str, ...]
+_Schemas = dict[_Id, list[Schema]]
 
 FOLDER_OPTIONS = ("data_root", "dataset_dir")
 """Options with the path of an existing folder or null."""
@@ -368,47 +369,52 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
     A value must match the annotation of the argument that receives it, or else the type of the value that it replaces,
     and the description of a documented option. All of this is one schema.
     """
-    values, schemas = dict[_Id, Any](), dict[_Id, list[Schema]]()
+    values, schemas = dict[_Id, Any](), _Schemas()
     for parts, value in walk(config.content):
-        if not isinstance(value, dict):
-            continue
-        if "_target_" in value:
-            try:
-                schema = component_schema(resolve_target(value["_target_"], ""))
-            except Refused as refused:
-                yield from (replace(each, where=config.where((*parts, "_target_"))) for each in refused.problems)
-                continue
-            yield from _argument_problems(config, parts, value, schema)
-            for name, argument in value.items():
-                if name in _OF_COMPONENTS and argument is not None:
-                    yield from _item_problems(config, (*parts, name), argument, _OF_COMPONENTS[name])
-                place, resolved = follow(config.content, (*parts, name), argument)
-                expected = schema["properties"].get(name)
-                is_component = isinstance(resolved, dict) and "_target_" in resolved
-                if expected and resolved is not MISSING and not is_component:
-                    schemas.setdefault(place, [expected])
-                    values[place] = resolved
-                elif resolved is None and name in schema["not_null"]:
-                    yield Problem(config.where(place), "null", f"the argument {name!r} of {value['_target_']}")
-                elif expected == {} and is_component:
-                    schemas.setdefault(place, [{}])  # a component may replace a name
-        elif parts and (misspelt := closest("_target_", value, _HIGH_SIMILARITY)):
+        if isinstance(value, dict) and "_target_" in value:
+            yield from _component_problems(config, parts, value, values, schemas)
+        elif isinstance(value, dict) and parts and (misspelt := closest("_target_", value, _HIGH_SIMILARITY)):
             yield Problem(config.where((*parts, misspelt)), "an unknown key", "a known key", "did you mean '_target_'?")
     for place, default in _replaced_values(config):
         schemas.setdefault(place, [_REPLACEABLE_BY.get(join_id(place), like(default))])
         values[place] = lookup(config.content, place)
-    for file, _ in (config.layers[index] for index in config.own_layers):
-        for name, keywords in options_in(file).items():
-            value = _without_code(lookup(config.content, split_id(name)))
-            if value is not None and value is not MISSING:
-                schemas.setdefault(split_id(name), []).append(_option_schema(keywords))
-                values.setdefault(split_id(name), value)
+    options = (options_in(config.layers[index][0]) for index in config.own_layers)
+    for place, keywords in ((split_id(name), each) for described in options for name, each in described.items()):
+        value = _without_code(lookup(config.content, place))
+        if value is not None and value is not MISSING:
+            schemas.setdefault(place, []).append(_option_schema(keywords))
+            values.setdefault(place, value)
     for name, splits in _SPLITS.items():
         schemas.get((name, "dataset", "split"), []).append({"enum": list(splits)})
     given = {join_id(place): value for place, value in values.items() if not (value is MISSING or is_code(value))}
     merged: Schema = {join_id(place): {"allOf": each} for place, each in schemas.items()}
     for problem in schema_problems(given, {"properties": merged}, ""):
         yield replace(problem, where=config.where(split_id(problem.where.removeprefix(" -> "))))
+
+
+def _component_problems(
+    config: BundleConfig, parts: _Id, component: Mapping[str, Any], values: dict[_Id, Any], schemas: _Schemas
+) -> Iterator[Problem]:
+    """Problems of one component; adds the values of its arguments, and their schemas, to those that are checked."""
+    try:
+        schema = component_schema(resolve_target(component["_target_"], ""))
+    except Refused as refused:
+        yield from (replace(each, where=config.where((*parts, "_target_"))) for each in refused.problems)
+        return
+    yield from _argument_problems(config, parts, component, schema)
+    for name, argument in component.items():
+        if name in _OF_COMPONENTS and argument is not None:
+            yield from _item_problems(config, (*parts, name), argument, _OF_COMPONENTS[name])
+        place, resolved = follow(config.content, (*parts, name), argument)
+        expected = schema["properties"].get(name)
+        is_component = isinstance(resolved, dict) and "_target_" in resolved
+        if expected and resolved is not MISSING and not is_component:
+            schemas.setdefault(place, [expected])
+            values[place] = resolved
+        elif resolved is None and name in schema["not_null"]:
+            yield Problem(config.where(place), "null", f"the argument {name!r} of {component['_target_']}")
+        elif expected == {} and is_component:
+            schemas.setdefault(place, [{}])  # a component may replace a name
 
 
 def _argument_problems(config: BundleConfig, parts: _Id, given: Mapping[str, Any], schema: Schema) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from samfed_monai.data import DataList
 from samfed_monai.federation.plan import Paths
 from samfed_monai.flare.local import write_site_files
 from samfed_monai.flare.site_file import read_site_file
+from samfed_monai.protocol import StatisticKind
 
 
 def site_file(folder: Path, **content: Any) -> Path:
@@ -69,7 +70,7 @@ def test_environment_variable_names_folder_of_site_files(tmp_path, monkeypatch):
         ({"threads": 1.5}, "a whole number or null"),
         *(({"epsilon": value}, "above 0") for value in (0, -1.0)),
         *(({"epsilon": value}, "a number or null") for value in (float("nan"), float("inf"), "1")),
-        ({"statistics": ["weights"]}, r"one of \['spectrum'"),
+        ({"statistics": ["weights"]}, re.escape(f"one of {[kind.value for kind in StatisticKind]}")),
         ({"statistics": "spectrum"}, "a list or null"),
         *(({name: "x"}, "no value: this key belongs in the server's file") for name in ("adapter", "start_from")),
         ({"output_dir": "x"}, "no value: this key belongs in files that `samfed flare poc` and `simulate` write"),

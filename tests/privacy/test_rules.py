@@ -60,6 +60,7 @@ LOCAL, CENTRAL, SECURE = "differential_privacy", "central_differential_privacy",
                 }
             ),
         ),
+        ({"statistics": dict.fromkeys(StatisticKind)}, Privacy(statistics=dict.fromkeys(StatisticKind))),
     ],
 )
 def test_settings_are_read_with_defaults(content, privacy):
