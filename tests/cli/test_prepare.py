@@ -211,6 +211,7 @@ def test_slices_of_volume_stay_in_one_split(tmp_path, capsys):
     ):
         with pytest.raises(Refused, match=f"(?s){message}"):
             run(*words[:3], tmp_path / "two", "--output", tmp_path / "b.json", *options.split())
+        assert not (tmp_path / "two").exists()
 
 
 def test_unreadable_volumes_are_skipped_on_request(tmp_path, capsys):
