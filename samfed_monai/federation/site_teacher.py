@@ -316,11 +316,11 @@ class Disagreement:
         with eval_mode(evaluator.network):
             for batch in loader:
                 logits = evaluator.inferer(batch["image"].to(evaluator.state.device), evaluator.network)
-                probability_maps = probabilities(logits.float()).cpu().numpy()
-                for student, probability_map in zip(_as_masks(logits, 0).cpu().numpy(), probability_maps, strict=True):
+                maps = probabilities(logits.float()).cpu()
+                for student, probability_map in zip(_as_masks(maps).numpy(), maps.numpy(), strict=True):
                     record, index = records[index], index + 1
                     soft = resize_probabilities(store.get(record["image_sha256"])[None], student.shape)
-                    teacher = _as_masks(soft, 0.5)[0].numpy()
+                    teacher = _as_masks(soft)[0].numpy()
                     dice = segmentation_scores(student, teacher).dice
                     if logits.shape[1] > 1:
                         dice = over_classes(scores_by_class(student, teacher, logits.shape[1] - 1)).dice
@@ -346,6 +346,6 @@ class Disagreement:
                 old.unlink()
 
 
-def _as_masks(channels: Tensor, threshold: float) -> Tensor:
-    """Masks (B, H, W) from logits or probabilities (B, C, H, W): bool, or class values if there are several classes."""
-    return channels.argmax(dim=1) if channels.shape[1] > 1 else channels[:, 0] > threshold
+def _as_masks(channels: Tensor) -> Tensor:
+    """Masks (B, H, W) from probabilities (B, C, H, W): bool, or class values if there are several classes."""
+    return channels.argmax(dim=1) if channels.shape[1] > 1 else channels[:, 0] >= 0.5

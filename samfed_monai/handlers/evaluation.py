@@ -7,7 +7,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ class ScoreHandler:
       ``estimate`` is the mask's quality estimated from probabilities (:func:`samfed_monai.metrics.quality.estimate`).
 
     With K classes ``pred`` has K + 1 logits and ``label`` as many planes, the background first; a pixel belongs to the
-    class of its highest logit. An image's scores are means over the classes that it contains
+    class of its highest probability. An image's scores are means over the classes that it contains
     (:func:`samfed_monai.metrics.over_classes`). Its row then has ``classes``, the scores by class name, and so does the
     summary, see :func:`samfed_monai.metrics.summarise`.
 
@@ -120,15 +120,16 @@ class ScoreHandler:
             if item.get("label") is None:
                 hint = "evaluate a split with labels, or use inference.json"
                 raise refused("ScoreHandler", "an image without a label", "a label", hint)
-            name, logits = str(item.get("id", f"image-{len(self._rows):05d}")), item["pred"]
-            prediction, repeated = self._to_mask(logits, 0.0), index < len(repeats) and repeats[index]
+            name = str(item.get("id", f"image-{len(self._rows):05d}"))
+            channels = probabilities(item["pred"].detach().float()[None])[0]
+            prediction, repeated = self._to_mask(channels), index < len(repeats) and repeats[index]
             if item.get("volume"):
                 self._keep_slice(item, prediction)
             if repeated:
                 continue
             self._new_volumes.add(item.get("volume", ""))
-            extra = {"estimate": estimate(probabilities(logits.detach().float()[None])[0].cpu().numpy())}
-            self._rows.append({"id": name, **self._row(prediction, item["label"], extra)})
+            row = self._row(prediction, item["label"], {"estimate": estimate(channels.cpu().numpy())})
+            self._rows.append({"id": name, **row})
             if self.output_dir is not None:
                 self._files.append(self._save(name, prediction, self.output_dir / "masks"))
 
@@ -153,31 +154,34 @@ class ScoreHandler:
             probabilities: (C, H, W) float in [0, 1].
             label: (C, H, W), as from an evaluator.
         """
-        return self._row(self._to_mask(probabilities, 0.5), label)
+        return self._row(self._to_mask(probabilities), label)
 
     def _row(self, prediction: np.ndarray, label: Tensor, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Scores of an image, with those of each class if there are several."""
-        truth = self._to_mask(label, 0.5, "label")
+        truth = self._to_mask(label, "label")
         if not self.classes:
             return {**segmentation_scores(prediction, truth, pooled=self.pooled).as_dict(), **(extra or {})}
         by_class = scores_by_class(prediction, truth, len(self.classes), pooled=self.pooled)
         classes = {name: scores.as_dict() for name, scores in zip(self.classes, by_class, strict=True)}
         return {**over_classes(by_class, skip_empty=self.skip_empty).as_dict(), **(extra or {}), "classes": classes}
 
-    def _to_mask(self, channels: Tensor, threshold: float, what: str = "pred") -> np.ndarray:
-        """Converts logits, probabilities or a label (C, H, W) to a mask (H, W): bool, or the classes' values."""
+    def _to_mask(self, channels: Tensor, what: str = "pred") -> np.ndarray:
+        """Converts probabilities or a label (C, H, W) to a mask (H, W): bool, or the classes' values.
+
+        A probability of 0.5 is foreground, as in written masks; a label's pixel of which half is foreground is not.
+        """
         array: np.ndarray = channels.detach().float().cpu().numpy()
         count = len(self.classes) + 1
         if array.ndim != 3 or array.shape[0] != count:
             expected = f"{count} channels (the background and each class)" if self.classes else "one channel (1, H, W)"
             hint = "give train.json and the data list the same `classes`"
             raise refused(f"ScoreHandler, {what}", f"shape {array.shape}", expected, hint)
-        mask: np.ndarray = array.argmax(axis=0) if self.classes else array[0] > threshold
-        return mask
+        foreground: np.ndarray = array[0] >= 0.5 if what == "pred" else array[0] > 0.5
+        return array.argmax(axis=0) if self.classes else foreground
 
     def _keep_slice(self, item: Mapping[str, Any], prediction: np.ndarray) -> None:
         """Keeps a slice until its volume is scored; its pixel size in mm is scaled to the size of the label."""
-        truth = self._to_mask(item["label"], 0.5, "label")
+        truth = self._to_mask(item["label"], "label")
         (rows, columns, slices), native = ([float(side) for side in item[key]] for key in ("spacing", "native_size"))
         row_mm, column_mm = (rows * native[0] / truth.shape[0], columns * native[1] / truth.shape[1])
         volume = self._volumes.setdefault(item["volume"], Volume((slices, row_mm, column_mm) if slices else None))
@@ -279,11 +283,15 @@ class SiteEvaluation:
         limit: maximum number of images of each site.
         settings: options of this run; those that the weights' header has, too (``network_name``, ``image_size``), must
             be equal.
-        loaded: whether the evaluator's network already has its weights; ``model`` is then only their name.
+
+    Attributes:
+        loaded: whether the evaluator's network already has its weights; ``model`` is then only their name. It is set in
+            Python only.
 
     Raises:
-        Refused: weights that were trained with other settings, when it is built; later weights that do not fit, an
-            unknown site or split, images without a label, files that have changed since the list was made.
+        Refused: weights that were trained with other settings, when it is built; later an evaluator without ``scores``,
+            weights that do not fit, an unknown site or split, images without a label, files that have changed since the
+            list was made.
 
     Example::
 
@@ -302,7 +310,7 @@ class SiteEvaluation:
     output_dir: str | Path
     limit: int | None = None
     settings: Mapping[str, Any] | None = None
-    loaded: bool = False
+    loaded: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         require(setting_differences(self.model, self.settings or {}))
@@ -312,6 +320,8 @@ class SiteEvaluation:
         """Evaluates and returns the content of ``metrics.json``."""
         require_writable(self.folder / "metrics.json")
         records = self._records()
+        if not self.evaluator.has_event_handler(self.scores):
+            raise refused("validate#evaluator#val_handlers", "other handlers only", "a list with @validate#scores")
         network = self.evaluator.network
         if not self.loaded:
             network.load_state_dict(trained_weights(network, self.model), strict=False)

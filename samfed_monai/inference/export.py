@@ -373,7 +373,7 @@ def _write_and_measure(
 @torch.no_grad()
 def _measure(name: str, megabytes: float, run: Run, images: Tensor, logits: Tensor) -> Measured:
     found, single = run(images), run(images[:1])
-    ours, theirs = (each.argmax(1) if each.shape[1] > 1 else (each[:, 0] > 0).long() for each in (logits, found))
+    ours, theirs = (each.argmax(1) if each.shape[1] > 1 else (each[:, 0] >= 0).long() for each in (logits, found))
     total = int((ours > 0).sum() + (theirs > 0).sum())
     return Measured(
         name,

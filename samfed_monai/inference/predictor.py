@@ -379,8 +379,9 @@ class Predictor:
         own: dict[str, Any] = {"prepare_batch": _with_size, "val_handlers": [scores, BatchBar(what="scoring")]}
         evaluator = SupervisedEvaluator(best_device(), [], TeacherNetwork(teacher), decollate=False, **own)
         evaluator.add_event_handler(Events.STARTED, folder.write_record)
-        options = {"loaded": True, "batch_size": 1, "limit": config.optional("limit"), "model": self.model.path}
+        options = {"batch_size": 1, "limit": config.optional("limit"), "model": self.model.path}
         evaluation = SiteEvaluation(evaluator=evaluator, scores=scores, preprocessing=read, **options, **given)
+        evaluation.loaded = True
         about = {**stage.about(teacher, str(stage.overrides["adapt"])), "sha256": teacher.sha256}
         return evaluation.run() | {"teacher": about}
 

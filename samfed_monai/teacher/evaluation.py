@@ -132,7 +132,7 @@ def dice_score(probabilities: Tensor, mask: Tensor) -> float:
     if mask.shape[1] > 1:
         predicted_class, true_class = (planes.argmax(dim=1)[0].numpy() for planes in (prediction, mask))
         return over_classes(scores_by_class(predicted_class, true_class, mask.shape[1] - 1)).dice
-    prediction = prediction > 0.5
+    prediction = prediction >= 0.5
     area = float(prediction.sum() + mask.sum())
     return 2 * float((prediction * mask).sum()) / area if area else 1.0
 

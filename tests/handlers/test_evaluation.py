@@ -22,6 +22,7 @@ from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.data import render_synthetic
 from samfed_monai.handlers import SiteEvaluation
 from samfed_monai.handlers.evaluation import ScoreHandler, safe_name, write_scores
+from samfed_monai.teacher.evaluation import dice_score
 
 
 class Half(torch.nn.Module):
@@ -94,6 +95,13 @@ def test_hd95_is_none_without_measured_images():
     assert engine.state.metrics == dict.fromkeys(("dice", "iou", "sensitivity", "precision", "area"), 0.0)
 
 
+def test_probability_of_one_half_is_foreground():
+    engine, handler = engine_with({"pred": torch.zeros(1, 4, 4), "label": torch.ones(1, 4, 4)}), ScoreHandler()
+    handler(engine)
+    handler.finish(engine)
+    assert engine.state.metrics["dice"] == dice_score(torch.full((1, 1, 4, 4), 0.5), torch.ones(1, 1, 4, 4)) == 1
+
+
 def test_private_masks_and_table_are_written(tmp_path):
     evaluate(ScoreHandler(output_dir=tmp_path), names=("Läsion 7", "../b", "c", "c"))
     files = sorted((tmp_path / "masks").iterdir())
@@ -161,6 +169,8 @@ def test_empty_split_unknown_site_and_changed_file_are_refused(tmp_path: Path) -
         evaluation(tmp_path, split="validation").run()
     with pytest.raises(Refused, match="site: expected one of"):
         evaluation(tmp_path, site="sito").run()
+    with pytest.raises(Refused, match="val_handlers: expected a list with @validate#scores, found other handlers only"):
+        evaluation(tmp_path, evaluator=engine_with(), scores=ScoreHandler()).run()
     next((tmp_path / "site-1/masks").iterdir()).write_bytes(b"another")
     with pytest.raises(Refused, match=r"masks/.*: expected .*…, found SHA-256 .*…; restore the file, or make the list"):
         evaluation(tmp_path).run()
@@ -186,7 +196,7 @@ def test_average_is_over_images_not_sites(tmp_path: Path, skip_empty: bool, monk
         "b": {"dice": 0.9, "iou": 0.8, "hd95": 2.0, "n": 3, "empty": dict.fromkeys(empty, 0)},
     }
     save_tensors(tmp_path / "m.safetensors", torch.nn.Linear(1, 1).state_dict())
-    evaluator = SimpleNamespace(network=torch.nn.Linear(1, 1))
+    evaluator = SimpleNamespace(network=torch.nn.Linear(1, 1), has_event_handler=lambda handler: True)
     scores = ScoreHandler(skip_empty=skip_empty)
     run = evaluation(tmp_path, evaluator=evaluator, scores=scores, model=tmp_path / "m.safetensors")
     monkeypatch.setattr(run, "_records", lambda: sites)
