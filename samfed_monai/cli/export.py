@@ -19,7 +19,7 @@ from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import absent
 from samfed_monai.core.model_file import any_image_size
 from samfed_monai.core.validators import require
-from samfed_monai.data.classes import is_multiclass
+from samfed_monai.data.classes import class_threshold_problems, is_multiclass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,10 +82,11 @@ def run(arguments: argparse.Namespace) -> None:
     with any_image_size(arguments.allow_other_size):
         ids = model.ids("inference", overrides, arguments.site)
         config = model.config("inference", ids, given=overrides, reads=_READ, ready=False)
-        require(around_problems(config.parser().get()))
+        classes, threshold = config.optional("classes"), config.value("threshold")
+        classes = classes if is_multiclass(classes) else ()
+        require(around_problems(config.parser().get()), class_threshold_problems("--threshold", threshold, classes))
         network = trained_network(config)
     images = _load_images(config, arguments.images) if arguments.images else _render_images(config, model.bundle)
-    classes = config.optional("classes")
     rows = export_network(
         network,
         to,
@@ -94,8 +95,8 @@ def run(arguments: argparse.Namespace) -> None:
         int8=arguments.int8,
         bundle=model.bundle,
         shipped=(model.bundle / "models") in model.path.parents,
-        threshold=config.value("threshold"),
-        classes=classes if is_multiclass(classes) else (),
+        threshold=threshold,
+        classes=classes,
         quality=model.quality,
         exporter=exporter,
     )

@@ -59,6 +59,12 @@ def _is_name(name: Any) -> bool:
     return isinstance(name, str) and name.strip()[:1] not in ("", *"@$%") and not any(ord(each) < 32 for each in name)
 
 
+def class_threshold_problems(where: str, threshold: float, classes: Sequence[str]) -> list[Problem]:
+    """Returns a problem for a threshold with several classes, which nothing would use."""
+    expected = "0.5 with several classes (each pixel gets its most probable class)"
+    return [Problem(where, repr(threshold), expected, "leave it out")] if classes and threshold != 0.5 else []
+
+
 def list_class_problems(classes: Any, threshold: Any, where: str) -> Iterator[Problem]:
     """Yields the problems of the classes of a data list; lists of binary masks have no classes.
 

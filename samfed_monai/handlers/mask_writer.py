@@ -20,7 +20,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import make_folder, read_json, require_writable, sha256_file, write_bytes, write_json
 from samfed_monai.core.text import counted, near
 from samfed_monai.core.validators import in_range
-from samfed_monai.data.classes import is_multiclass
+from samfed_monai.data.classes import class_threshold_problems, is_multiclass
 from samfed_monai.data.image_folder import Sources, image_paths
 from samfed_monai.data.reading import png_of
 from samfed_monai.handlers.evaluation import images_of
@@ -283,11 +283,8 @@ class MaskWriter:
         classes: Sequence[str] | None = None,
         views: int = 1,
     ) -> None:
-        problems = Problems()
         self.classes = list(classes or ()) if is_multiclass(classes) else []
-        if self.classes and threshold != 0.5:
-            expected = "0.5 with several classes (each pixel gets its most probable class)"
-            problems.add("MaskWriter#threshold", found=repr(threshold), expected=expected)
+        problems = Problems(class_threshold_problems("MaskWriter#threshold", threshold, self.classes))
         problems.extend(in_range("MaskWriter#threshold", threshold, above=0, below=1))
         self.probabilities, self.threshold = probabilities, threshold
         optional: dict[str, Any] = {"amp": amp, "classes": self.classes, "views": views if views > 1 else None}
@@ -308,6 +305,7 @@ class MaskWriter:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.DATALOADER_STOP_ITERATION, self._refuse_missing)
         engine.add_event_handler(Events.COMPLETED, self.finish)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._wait_and_raise)
 
@@ -332,6 +330,11 @@ class MaskWriter:
         wait(self._pending)  # so that no mask is left unfinished
         self._pending.clear()
         raise error
+
+    def _refuse_missing(self, engine: Engine) -> None:
+        """Refuses a data loader that ends early: MONAI's ``ThreadDataLoader`` only prints an error of its thread."""
+        found = f"masks of {engine.state.iteration} of {engine.state.epoch_length} batches"
+        raise refused(self.masks.folder, found, "all of them", "fix the error above, and repeat the command")
 
     def finish(self) -> None:
         """Waits for all masks and logs their number; raises the error of a mask that could not be written."""

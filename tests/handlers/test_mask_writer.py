@@ -124,6 +124,11 @@ def test_failed_write_stops_run(tmp_path: Path) -> None:
     assert len(seen) <= 3 + _MOST_PENDING
 
 
+def test_data_that_end_early_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="out: expected all of them, found masks of 2 of 3 batches; fix the error above"):
+        engine_with(MaskWriter(output_dir=tmp_path / "out")).run(range(2), epoch_length=3)
+
+
 def test_other_mask_file_is_kept_and_refused_after_other_masks(tmp_path: Path) -> None:
     (tmp_path / "001.png").write_bytes(b"corrected by hand")
     message = rf"1 problem\n  - {tmp_path}/001\.png: expected none, or the same mask, found another file; choose"

@@ -409,6 +409,7 @@ def test_metadata_of_other_network_omit_scores_and_authors():
         (["--to", "pt2", "--int8"], "--int8: expected --to onnx: only ONNX Runtime has a quantiser, found --to pt2"),
         (["--to", "pt2", "--network_name", "lite0_fpn"], "network_name: expected 'basic_unet'"),
         (["--to", "pt2", "--preprocessing#transforms#2#b_max", "2"], "b_max: expected 1, as in the packaged bundles"),
+        (["--to", "pt2", "--threshold", "0.3", "--classes", "['a', 'b']"], "--threshold: expected 0.5 with several"),
         (["--to", "onnx"], "found no package no_such_package; pip install 'samfed-monai[export]'"),
         (["--to", "torchscript", "--output", "there"], "there, which exists; choose another name"),
     ],
