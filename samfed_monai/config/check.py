@@ -32,6 +32,7 @@ from samfed_monai.config.parse import (
     join_id,
     lookup,
     numbers_at,
+    reached,
     split_id,
     walk,
     workflow_files,
@@ -40,6 +41,7 @@ from samfed_monai.config.targets import COMPONENT_KEYS, Schema, component_schema
 from samfed_monai.config.variants import find_variant, methods, read_method
 from samfed_monai.core.errors import Problem, Problems, Refused, closest, error_text
 from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.core.model_file import CATALOGUE
 from samfed_monai.core.text import clipped
 from samfed_monai.core.validators import schema_problems
 
@@ -72,7 +74,7 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
         with problems.collected():
             placeholder = not ready and any(each.get(name) == content.get(name) for each in packaged)
             path, folder = None if placeholder else _option_path(content, name), name in FOLDER_OPTIONS
-            if path is None:
+            if path is None or (name == "model" and not ready and (path / "results.json").is_file()):  # a finished run
                 continue
             if not (path.is_dir() if folder else path.is_file()):
                 expected = "a folder" if folder else "a data list" if name == "datalist" else "a weights file"
@@ -159,12 +161,26 @@ def check_copies(config: BundleConfig) -> Iterator[Problem]:
     for place, side in numbers_at(content, SIZES, ["train", "fit"]) if isinstance(content.get(name), int) else ():
         if kind in str(lookup(content, (*place[:-1], "_target_"))):
             copies.append((name, place, side, "stored with the model"))
-    for place, value in numbers_at(content, ["threshold"], ["postprocessing", "handlers"]):
-        copies.append(("threshold", place, value, "recorded beside the masks"))
+    masks = numbers_at(content, ["threshold"], ["postprocessing", "handlers"])
+    copies += [("threshold", place, value, "recorded beside the masks") for place, value in masks]
     for option, place, value, where in copies:
         if value != content.get(option, value):
             found, expected = repr(lookup(content, place)), f"{content[option]}, the {option} {where}"
             yield Problem(config.where(place), found, expected, f"write @{option} here, and set {option}")
+
+
+_NEEDED = {"ModelLoader": r"\.(?!LoadImage|\w*DataLoader)\w*Load", "MaskWriter": r"\.\w*(?:Writ|Sav)"}
+"""Handlers that an inference needs, each with the pattern of others that also load weights or write masks."""
+
+
+def check_handlers(config: BundleConfig) -> Iterator[Problem]:
+    """An inference that would use random weights of the catalogue's network, or write no mask."""
+    used = reached(config.content, ["evaluator"])
+    place, handlers = follow(config.content, (), "@evaluator#val_handlers")
+    targets = " ".join(str(value) for parts, value in walk(used) if parts[-1:] == ("_target_",))
+    for name, pattern in _NEEDED.items() if CATALOGUE in targets and handlers is not MISSING else ():
+        if not re.search(pattern, targets):
+            yield Problem(config.where(place), f"no {name}", f"{name} or a handler like it", "keep it there")
 
 
 def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: str) -> Iterator[Problem]:
@@ -285,6 +301,7 @@ def _problems(config: BundleConfig, root: Path, *, ready: bool, imports: bool) -
         check_imports(config, ready=imports),
         check_components(config),
         check_copies(config),
+        check_handlers(config),
         check_files(config, root, ready=ready),
     ):
         found.setdefault(problem.where, _with_shell_syntax(problem))  # one place is reported once
@@ -359,7 +376,10 @@ _SPLITS = {
 _OF_COMPONENTS = {"handlers": True, "guides": True, "train_handlers": False, "val_handlers": False, "transforms": False}
 """Arguments with several components, and whether they may be nested, or null where one is disabled."""
 
-_REPLACEABLE_BY: dict[str, Schema] = {"device": {"type": ["object", "string"]}, "network_def": {"type": "object"}}
+_NOT_NULL = ("network_def", "preprocessing", "evaluator", "evaluation", "validate#preprocessing", "validate#evaluator")
+_REPLACEABLE_BY: dict[str, Schema] = {name: {"type": "object"} for name in _NOT_NULL} | {
+    "device": {"type": ["object", "string"]}
+}
 """Schemas of components that another layer may not replace by null."""
 
 
@@ -376,7 +396,7 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
         elif isinstance(value, dict) and parts and (misspelt := closest("_target_", value, _HIGH_SIMILARITY)):
             yield Problem(config.where((*parts, misspelt)), "an unknown key", "a known key", "did you mean '_target_'?")
     for place, default in _replaced_values(config):
-        schemas.setdefault(place, [_REPLACEABLE_BY.get(join_id(place), like(default))])
+        schemas.setdefault(place, [like(default) | _REPLACEABLE_BY.get(join_id(place), {})])
         values[place] = lookup(config.content, place)
     options = (options_in(config.layers[index][0]) for index in config.own_layers)
     for place, keywords in ((split_id(name), each) for described in options for name, each in described.items()):
@@ -409,7 +429,7 @@ def _component_problems(
         expected = schema["properties"].get(name)
         is_component = isinstance(resolved, dict) and "_target_" in resolved
         if expected and resolved is not MISSING and not is_component:
-            schemas.setdefault(place, [expected])
+            schemas.setdefault(place, []).append(expected)
             values[place] = resolved
         elif resolved is None and name in schema["not_null"]:
             yield Problem(config.where(place), "null", f"the argument {name!r} of {component['_target_']}")
@@ -434,18 +454,16 @@ def _argument_problems(config: BundleConfig, parts: _Id, given: Mapping[str, Any
             yield Problem(config.where(parts), "no such argument", f"the argument {name!r} of {component}")
 
 
-def _item_problems(config: BundleConfig, parts: _Id, value: Any, nested: bool) -> Iterator[Problem]:
-    """Items of an argument of components that are none; ``nested``: they may also be null, or in lists and objects."""
-    place, items = follow(config.content, parts, value)
-    is_list = isinstance(items, list) or (nested and isinstance(items, dict) and "_target_" not in items)
-    for name, item in children(items) if is_list else ():
-        item_place, resolved = follow(config.content, (*place, name), item)
-        is_component = isinstance(resolved, dict) and "_target_" in resolved
-        if nested and isinstance(resolved, (dict, list)):
-            yield from _item_problems(config, item_place, resolved, nested)
-        elif not (is_component or is_code(resolved) or resolved is MISSING or (nested and resolved is None)):
-            expected, hint = "a component", 'write an object with _target_, or a reference to one, "@ID"'
-            yield Problem(config.where(item_place), clipped(repr(resolved)), expected, hint)
+def _item_problems(config: BundleConfig, parts: _Id, value: Any, nested: bool, item: bool = False) -> Iterator[Problem]:
+    """Parts of an argument of components that are none; ``nested``: they may also be null, or in lists and objects."""
+    place, resolved = follow(config.content, parts, value)
+    is_component, whole = isinstance(resolved, dict) and "_target_" in resolved, nested or not item
+    if (isinstance(resolved, list) and whole) or (isinstance(resolved, dict) and nested and not is_component):
+        for name, part in children(resolved):
+            yield from _item_problems(config, (*place, name), part, nested, item=True)
+    elif not (is_component or is_code(resolved) or resolved is MISSING or (resolved is None and whole)):
+        expected, hint = "a component", 'write an object with _target_, or a reference to one, "@ID"'
+        yield Problem(config.where(place), clipped(repr(resolved)), expected, hint)
 
 
 def _replaced_values(config: BundleConfig) -> Iterator[tuple[_Id, Any]]:

@@ -118,9 +118,9 @@ def overrides_of(words: Sequence[str]) -> dict[str, Any]:
         if later := next((each for each in ids[place + 1 :] if parts[: len(each)] == each), None):
             found, hint = f"--{join_id(later)} after it, which replaces it", "leave one out"
             problems.append(Problem(f"command line -> {join_id(parts)}", found, "one value of an id", hint))
-    if ("bundle_root",) in ids:
-        expected, hint = "no such option: the command's own argument names the bundle", "leave it out"
-        problems.append(Problem("command line -> bundle_root", "an option", expected, hint))
+    for name in {parts[0] for parts in ids} & {"bundle_root", "initialize", "run", "finalize"}:
+        expected = "no such option: the command's own argument names the bundle, whose files define the steps"
+        problems.append(Problem(f"command line -> {name}", "an option", expected, "leave it out"))
     require(problems)
     return normal_ids(dict(pairs))
 

@@ -410,14 +410,15 @@ def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
 def numbers_at(
     content: Mapping[str, Any], keys: Collection[str], roots: Iterable[str]
 ) -> Iterator[tuple[tuple[str, ...], float]]:
-    """Yields the numbers under ``keys``, alone or in lists, that ``roots`` refer to, each with the id that sets it."""
+    """Yields the numbers, and null in components, under ``keys``, alone or in lists, that ``roots`` refer to, each with
+    the id that sets it."""
     for parts, value in walk(reached(content, roots)):
         if not set(keys).intersection(parts[-1:]):
             continue
         target, setting = follow(content, parts, value)
         numbers = setting if isinstance(setting, list) else [setting]
         for place, number in (follow(content, target, each) for each in numbers):
-            if type(number) in (int, float):
+            if type(number) in (int, float) or (number is None and len(place) > 1):
                 yield place, number
 
 

@@ -210,12 +210,17 @@ def annotation_schema(annotation: Any) -> Schema | None:
     return None if name is None else {"type": name}
 
 
+_COMPONENT: Schema = {"not": {"type": "object", "not": {"required": ["_target_"]}}, "description": "a component"}
+
+
 def like(value: Any) -> Schema:
-    """Returns the schema of values of the same type; ``null`` allows any value, text and lists also allow ``null``."""
+    """Returns the schema of values of the same type; ``null`` allows any value, text and lists also allow ``null``. A
+    component may only be replaced by a component."""
     name = NAMES.get(type(value))
     if name in (None, "null"):
         return {}
-    return {"type": name if isinstance(value, (bool, int, float)) else [name, "null"]}
+    of_component = _COMPONENT if isinstance(value, dict) and "_target_" in value else {}
+    return {"type": name if isinstance(value, (bool, int, float)) else [name, "null"], **of_component}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -333,9 +338,10 @@ def entry_points_of(kind: str) -> EntryPoints:
             result.points[point.name] = point
         except Exception as error:  # of another package: its import may raise anything
             reasons = error.problems if isinstance(error, Refused) else [error_text(error)]
-            where, package = f"{owner} -> entry point {point.name} = {point.value} of {group}", owner.partition(" ")[0]
+            package = owner.partition(" ")[0] if point.dist else owner
+            where = f"{owner} -> entry point {point.name} = {point.value} of {group}"
             expected = ENTRY_POINT_KINDS[kind].format(name=point.name)
-            hint = f"update or uninstall {package if point.dist else owner}; the other {kind} work without it"
+            hint = f"update or uninstall {package}; the other {kind} work without it"
             result.broken[point.name] = Problem(where, "; ".join(map(str, reasons)), expected, hint)
     return result
 

@@ -50,6 +50,7 @@ def evaluate(model: Path, data: Path, output: Path, *words: str) -> dict[str, An
 
 def test_sites_are_scored_with_own_model_as_in_run(fedper, small_federation, tmp_path, capsys):
     run, results = fedper
+    assert main(["check", "samfed_skin", "--workflow", "evaluate", "--model", str(run)]) == 0
     found = evaluate(run, small_federation, tmp_path / "all")
     rows = {site: {**results["sites"][site]["test"], "convention": results["convention"]} for site in results["sites"]}
     assert found["sites"] == rows
