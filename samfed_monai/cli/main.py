@@ -27,7 +27,7 @@ from samfed_monai.core.errors import (
     name_problems,
     reported,
 )
-from samfed_monai.core.process_setup import set_up_process
+from samfed_monai.core.process_setup import DEVICE, best_device, set_up_process
 from samfed_monai.core.run_log import is_first
 from samfed_monai.federation.signals import Termination, stopped_by_sigterm
 
@@ -152,18 +152,14 @@ def _device(name: str | None) -> Iterator[None]:
     if not name:
         yield
         return
-    from samfed_monai.core.process_setup import DEVICE, best_device
-
     previous = os.environ.get(DEVICE)
     os.environ[DEVICE] = name
     try:
         best_device()  # refuses an unknown device before anything else
         yield
     finally:
-        if previous is None:
-            del os.environ[DEVICE]
-        else:
-            os.environ[DEVICE] = previous
+        del os.environ[DEVICE]
+        os.environ.update({} if previous is None else {DEVICE: previous})
 
 
 class _StderrHandler(logging.StreamHandler):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from enum import Enum
 from functools import cached_property
@@ -106,13 +104,11 @@ class TrainedModel:
             return self.path
         if self.run.server_model_is_complete and not self.run.personal and (not site or site in self.run.sites):
             return self.run.server
-        return self.run.write(self._folder / f"{as_file_name(site or 'server')}.safetensors", site)
+        return self.run.write(Path(self._folder.name) / f"{as_file_name(site or 'server')}.safetensors", site)
 
     @cached_property
-    def _folder(self) -> Path:
-        folder = tempfile.mkdtemp(prefix="samfed-")
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return Path(folder)
+    def _folder(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="samfed-", ignore_cleanup_errors=True)
 
     def classes(self, given: Any = None) -> list[str]:
         """Returns the names of the model's classes; empty for one class, or if no names are known.
