@@ -169,17 +169,21 @@ def check_copies(config: BundleConfig) -> Iterator[Problem]:
             yield Problem(config.where(place), found, expected, f"write @{option} here, and set {option}")
 
 
-_NEEDED = {"ModelLoader": r"\.(?!LoadImage|\w*DataLoader)\w*Load", "MaskWriter": r"\.\w*(?:Writ|Sav)"}
-"""Handlers that an inference needs, each with the pattern of others that also load weights or write masks."""
+_NEEDED = {"ModelLoader": {"CheckpointLoader"}, "MaskWriter": {"SaveImage", "SaveImaged"}}
+"""Handlers that an inference needs, each with components of MONAI that also load weights or write masks."""
 
 
 def check_handlers(config: BundleConfig) -> Iterator[Problem]:
-    """An inference that would use random weights of the catalogue's network, or write no mask."""
-    used = reached(config.content, ["evaluator"])
+    """An inference that would use random weights of the catalogue's network, or write no mask.
+
+    A component of another package may do either, so with one nothing is refused.
+    """
     place, handlers = follow(config.content, (), "@evaluator#val_handlers")
-    targets = " ".join(str(value) for parts, value in walk(used) if parts[-1:] == ("_target_",))
-    for name, pattern in _NEEDED.items() if CATALOGUE in targets and handlers is not MISSING else ():
-        if not re.search(pattern, targets):
+    components = walk(reached(config.content, ["evaluator"]))
+    targets = {str(value) for parts, value in components if parts[-1:] == ("_target_",)}
+    known = all(target.startswith(("samfed_monai.", "monai.", "torch.")) for target in targets)
+    for name, others in _NEEDED.items() if known and CATALOGUE in targets and handlers is not MISSING else ():
+        if not {target.rpartition(".")[2] for target in targets} & {name, *others}:
             yield Problem(config.where(place), f"no {name}", f"{name} or a handler like it", "keep it there")
 
 
