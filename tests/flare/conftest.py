@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,22 +34,21 @@ def forked() -> Iterator[None]:
         yield
 
 
+def rendered(folder: Path, sites: int, **counts: int) -> Path:
+    """A folder of small rendered images of labelled sites with ``list.json``."""
+    render_synthetic(folder, sites=sites, labelled=True, size=(64, 64), **counts).save(folder / "list.json")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def two_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of small rendered images with ``list.json``: two sites, all labelled."""
-    folder = tmp_path_factory.mktemp("two")
-    counts: dict[str, Any] = {"images_per_site": 3, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
-    render_synthetic(folder, sites=2, labelled=True, **counts).save(folder / "list.json")
-    return folder
+    return rendered(tmp_path_factory.mktemp("two"), 2, images_per_site=3, public=2, validation=1, test=1)
 
 
 @pytest.fixture(scope="session")
 def three_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of three labelled sites and a list; counts are those that may leave a site (five or more)."""
-    folder = tmp_path_factory.mktemp("three")
-    counts: dict[str, Any] = {"images_per_site": 6, "public": 4, "validation": 5, "test": 5, "size": (64, 64)}
-    render_synthetic(folder, sites=3, labelled=True, **counts).save(folder / "list.json")
-    return folder
+    """As many images as may leave a site (five or more)."""
+    return rendered(tmp_path_factory.mktemp("three"), 3, images_per_site=6, public=4, validation=5, test=5)
 
 
 @pytest.fixture(scope="session")

@@ -10,19 +10,9 @@ import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
+from study import quality
 from study.__main__ import main
 from study.kvasir import HOSPITALS, PUBLIC, split
-from study.quality import (
-    add,
-    agreement,
-    border_certainty,
-    choices,
-    estimates_of,
-    nested_dice,
-    page,
-    rounds_of,
-    soft_dice,
-)
 
 ROW = np.array([[0.9, 0.8, 0.6, 0.3, 0.1]], np.float32)
 """Above 0.75: two; above 0.5: three; above 0.25: four."""
@@ -30,17 +20,17 @@ ROW = np.array([[0.9, 0.8, 0.6, 0.3, 0.1]], np.float32)
 
 def test_estimators_match_hand_calculation():
     mask = ROW > 0.5
-    assert soft_dice(ROW, mask) == pytest.approx(2 * 2.3 / (2.7 + 3))
-    assert nested_dice(ROW) == pytest.approx(2 * 2 / (2 + 4))
-    assert agreement([mask, ROW > 0.7, ROW > 0.7]) == pytest.approx((0.8 + 0.8 + 1) / 3)
-    for nothing in (soft_dice(ROW * 0, ROW > 1), nested_dice(ROW * 0), agreement([mask])):
+    assert quality.soft_dice(ROW, mask) == pytest.approx(2 * 2.3 / (2.7 + 3))
+    assert quality.nested_dice(ROW) == pytest.approx(2 * 2 / (2 + 4))
+    assert quality.agreement([mask, ROW > 0.7, ROW > 0.7]) == pytest.approx((0.8 + 0.8 + 1) / 3)
+    for nothing in (quality.soft_dice(ROW * 0, ROW > 1), quality.nested_dice(ROW * 0), quality.agreement([mask])):
         assert nothing == 1.0
     square = np.zeros((6, 6), np.float32)
     square[2:4, 2:4] = 1
-    assert border_certainty(square, square > 0.5) == pytest.approx(1, abs=1e-4)
-    assert border_certainty(np.full((6, 6), 0.5, np.float32), square > 0.5) == pytest.approx(0)
-    assert border_certainty(square * 0, square > 2) == 0.0
-    found = estimates_of([np.array([[0.9, 0.6, 0.1]], np.float32), np.array([[0.9, 0.2, 0.1]], np.float32)])
+    assert quality.border_certainty(square, square > 0.5) == pytest.approx(1, abs=1e-4)
+    assert quality.border_certainty(np.full((6, 6), 0.5, np.float32), square > 0.5) == pytest.approx(0)
+    assert quality.border_certainty(square * 0, square > 2) == 0.0
+    found = quality.estimates_of([np.array([[0.9, 0.6, 0.1]], np.float32), np.array([[0.9, 0.2, 0.1]], np.float32)])
     assert found["nested"] == pytest.approx(2 * 1 / (1 + 2))
     assert found["nested4"] == pytest.approx(2 * 1 / (1 + 2))
     assert found["soft"] == pytest.approx(2 * 1.5 / (1.6 + 2))
@@ -59,13 +49,14 @@ def rows(shift: float) -> list[dict]:
 
 def test_page_has_row_for_every_part_except_calibration(tmp_path):
     record, about = tmp_path / "r.jsonl", {"collection": "polyps", "seed": "0"}
-    add(record, {**about, "part": "validation"}, rows(0.5))
-    add(record, {**about, "part": "test lists"}, rows(0.2))
-    add(record, {**about, "part": "test lists"}, rows(0.0))
+    quality.add(record, {**about, "part": "validation"}, rows(0.5))
+    quality.add(record, {**about, "part": "test lists"}, rows(0.2))
+    quality.add(record, {**about, "part": "test lists"}, rows(0.0))
     assert [json.loads(line)["part"] for line in record.read_text().splitlines()] == ["test lists", "validation"]
-    add(record, {**about, "seed": "1", "part": "validation"}, rows(0.0))
-    add(record, {**about, "seed": "1", "part": "test lists"}, [{**row, "dice": row["dice"] / 2} for row in rows(0.0)])
-    page(tmp_path / "quality.md", record, command="make quality")
+    quality.add(record, {**about, "seed": "1", "part": "validation"}, rows(0.0))
+    halved = [{**row, "dice": row["dice"] / 2} for row in rows(0.0)]
+    quality.add(record, {**about, "seed": "1", "part": "test lists"}, halved)
+    quality.page(tmp_path / "quality.md", record, command="make quality")
     text = (tmp_path / "quality.md").read_text()
     assert "Made by `make quality`" in text
     promises = [line for line in text.splitlines() if line.startswith("| polyps, test lists")]
@@ -93,12 +84,12 @@ def test_round_choice_by_expected_dice_is_reported(tmp_path, capsys):
     """The earliest of equals is chosen, and the run's rounds are a table of the page."""
     record = tmp_path / "r.jsonl"
     run = rounds_in(tmp_path / "run", dice=[0.7, 0.8, 0.9, 0.75], expected=[0.6, 0.95, 0.9, 0.95])
-    chosen = {rule: row["round"] for rule, row in choices(rounds_of(run)).items()}
+    chosen = {rule: row["round"] for rule, row in quality.choices(quality.rounds_of(run)).items()}
     assert chosen == {"dice": 2, "expected": 1, "last": 3}
     main(["quality-rounds", str(run), "--collection", "polyps", "--seed", "0", "--to", str(record)])
     line = "best round 3 (validation Dice 0.900); most promising round 2, which loses 0.100"
     assert line in capsys.readouterr().out
-    page(tmp_path / "quality.md", record, command="make quality")
+    quality.page(tmp_path / "quality.md", record, command="make quality")
     assert "| polyps | 0 | 4 | 3 | 0.900 | 2 | 0.100 | 0.150 |" in (tmp_path / "quality.md").read_text()
 
 
@@ -106,7 +97,7 @@ def test_round_choice_by_expected_dice_is_reported(tmp_path, capsys):
 def test_run_without_validation_scores_is_refused(dice, found, tmp_path):
     run = rounds_in(tmp_path, dice=dice, expected=[0.5] * len(dice))
     with pytest.raises(Refused, match=f"expected rounds with validation scores and expected Dice, found {found}"):
-        rounds_of(run)
+        quality.rounds_of(run)
 
 
 def test_kvasir_split_depends_only_on_names():
