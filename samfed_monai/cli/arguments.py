@@ -8,12 +8,15 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import refused
-from samfed_monai.core.text import normal
+from samfed_monai.core.text import as_argument, normal
+
+if TYPE_CHECKING:
+    from samfed_monai.data.datalist import DataList
 
 EMPTY = "is a shell variable empty? Write . for the current folder"
 OVERRIDES_HELP = "any other `--key value` sets the id `key` of {file}, for instance --seed 1 or --a#b#c true; "
@@ -176,3 +179,18 @@ def names_in(text: str) -> list[str]:
 def absolute(path: str | Path | None) -> str | None:
     """Returns a path of the command line as an absolute path."""
     return None if path is None else str(Path(path).expanduser().resolve())
+
+
+def on_list(start: Sequence[str], path: str | Path, root: str | Path, trains: DataList | None = None) -> list[str]:
+    """Returns the words of a command to copy into a shell: its first words, then the options of a data list.
+
+    Args:
+        start: its first words.
+        path: file of the list.
+        root: its data root.
+        trains: the list, for a command that trains; its classes and number of sites need options.
+    """
+    words = [*start, "--datalist", as_argument(path), "--data-root", as_argument(root)]
+    words += ["--classes", json.dumps(trains.classes)] if trains and trains.classes else []
+    alone = trains is not None and sum(bool(site.unlabelled) for site in trains.sites.values()) == 1
+    return [*words, "--allow_single_site", "true"] if alone else words

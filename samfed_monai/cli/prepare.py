@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from samfed_monai.cli.arguments import names_in
+from samfed_monai.cli.arguments import names_in, on_list
 from samfed_monai.core.text import as_argument, counted, normal
 
 if TYPE_CHECKING:
@@ -147,21 +146,6 @@ def _print_summary(prepared: Prepared, given: Mapping[str, Any]) -> None:
         words += ["--variant", variant] if variant else []
         lines += [f"next    look at the report, then {shlex.join([*words, '--output-dir', 'RUN'])}"]
     sys.stdout.write("\n".join(lines) + "\n")
-
-
-def on_list(start: Sequence[str], path: str | Path, root: str | Path, trains: DataList | None = None) -> list[str]:
-    """Returns the words of a command to copy into a shell: its first words, then the options of a data list.
-
-    Args:
-        start: its first words.
-        path: file of the list.
-        root: its data root.
-        trains: the list, for a command that trains; its classes and number of sites need options.
-    """
-    words = [*start, "--datalist", as_argument(path), "--data-root", as_argument(root)]
-    words += ["--classes", json.dumps(trains.classes)] if trains and trains.classes else []
-    alone = trains is not None and sum(bool(site.unlabelled) for site in trains.sites.values()) == 1
-    return [*words, "--allow_single_site", "true"] if alone else words
 
 
 def number_or_folder(text: str) -> int | str:

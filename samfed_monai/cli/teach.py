@@ -7,8 +7,7 @@ import logging
 import shlex
 import sys
 
-from samfed_monai.cli.arguments import add_bundle, add_data, add_device, take_overrides
-from samfed_monai.cli.prepare import on_list
+from samfed_monai.cli.arguments import add_bundle, add_data, add_device, on_list, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.text import as_argument
 

@@ -238,10 +238,8 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
         expected, hint = f"images ({', '.join(sorted(SUFFIXES))})", "put the site's images into this folder"
         expected = expected if kind == PICTURE else "NIfTI volumes (.nii, .nii.gz)"
         raise refused(folder / "images", found=found_here, expected=expected, hint=hint)
-    both = (images, mask_paths) if kind == PICTURE else ()
-    if [{_is_mask(path) for path in paths[:FILES_TO_OPEN]} for paths in both] == [{True}, {False}]:  # fault 63
-        found_here, expected = "masks in 'images', and pictures in 'masks'", "pictures in 'images', masks in 'masks'"
-        raise refused(folder, found_here, expected, "the two folders are swapped: exchange their names")
+    if kind == PICTURE:
+        _refuse_swapped_folders(folder, images, mask_paths)
     subfolders = {path: normal(relative(path.parent, folder).partition("/")[2]) for path in [*images, *mask_paths]}
     by_stem: dict[str, list[Path]] = {}
     for path in images:
@@ -348,6 +346,13 @@ def near_miss(folder: Path, wanted: str) -> str | None:
         if meant or (letters not in others and closest(letters, [wanted], _MIN_SIMILARITY)):
             return name
     return None
+
+
+def _refuse_swapped_folders(folder: Path, images: Sequence[Path], masks: Sequence[Path]) -> None:
+    """Refuses swapped folders (fault 63): the first few files of ``images`` are all masks, and none of ``masks`` is."""
+    if [{_is_mask(path) for path in paths[:FILES_TO_OPEN]} for paths in (images, masks)] == [{True}, {False}]:
+        found, expected = "masks in 'images', and pictures in 'masks'", "pictures in 'images', masks in 'masks'"
+        raise refused(folder, found, expected, "the two folders are swapped: exchange their names")
 
 
 def _is_mask(path: Path) -> bool | None:

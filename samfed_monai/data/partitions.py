@@ -160,9 +160,8 @@ def draw_public(found: list[Found], public: str | None, seed: int) -> tuple[list
         return [], found
     origins = sorted({image.origin for image in found if image.origin})
     if public in origins:
-        return [image for image in found if image.origin == public], [
-            image for image in found if image.origin != public
-        ]
+        chosen = [image for image in found if image.origin == public]
+        return chosen, [image for image in found if image.origin != public]
     number = 0.0
     with suppress(ValueError):
         number = float(public)
