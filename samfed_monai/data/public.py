@@ -207,11 +207,7 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
     Raises:
         Refused: none of the layouts, a key twice in a folder, or different images with one key in two folders.
     """
-    level, folders = [folder], [folder]
-    for _ in range(DEPTH):  # breadth first
-        below = [path for parent in level for path in sorted(parent.iterdir()) if path.is_dir()]
-        level = [path for path in below if not is_ignored(path.name)]
-        folders += level
+    folders = _subfolders(folder)
     sites: dict[str, list[Found]] = {}
     used, copies, unmatched = dict[tuple[str, str, str], str](), dict[str, str](), list[Path]()
     for pairing in (*collection.pairings, PLAIN):
@@ -259,6 +255,16 @@ def _refuse_different_copies(copies: Mapping[str, str], root: Path) -> None:
             if max(ImageStat.Stat(ImageChops.difference(*small)).mean) > MAX_COPY_DIFFERENCE:
                 problems.add(names[0], f"a different image from {names[1]}", "one image of each name", hint)
     problems.refuse_if_any()
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Returns the folder and its subfolders, breadth first, without hidden ones."""
+    level, folders = [folder], [folder]
+    for _ in range(DEPTH):
+        below = [path for parent in level for path in sorted(parent.iterdir()) if path.is_dir()]
+        level = [path for path in below if not is_ignored(path.name)]
+        folders += level
+    return folders
 
 
 def _masks_folder(images: Path, pairing: Pairing, match: re.Match[str]) -> Path | None:

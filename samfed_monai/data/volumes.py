@@ -120,10 +120,8 @@ def read_mask_slices(
         found, expected = (" x ".join(map(str, shape)) for shape in shapes)
         hint = "export the mask on the volume's grid"
         raise refused(path, f"{found} voxels", f"{expected}, as in {Path(like).name}", hint)
-    last = [*(side - 1 for side in shapes[1]), 0, 0][:3]
-    corners = np.array([[x, y, z, 1] for x in (0, last[0]) for y in (0, last[1]) for z in (0, last[2])], float)
-    distance = float(np.linalg.norm(((mask.affine - volume.affine) @ corners.T)[:3], axis=0).max())
-    if not distance <= TOLERANCE * np.linalg.norm(volume.affine[:3, : len(shapes[1])], axis=0).min():
+    distance = _corner_distance(mask.affine, volume.affine, shapes[1])
+    if distance > TOLERANCE * np.linalg.norm(volume.affine[:3, : len(shapes[1])], axis=0).min():
         found = f"corners up to {distance:.4g} mm from the volume's"
         hint = "resample the mask to the volume; if both have the same grid, copy the volume's affine"
         raise refused(path, found, f"the affine of {Path(like).name}", hint)
@@ -151,6 +149,14 @@ def read_mask_slices(
     for number, value in enumerate(values_of_classes, start=1):
         label[data == value] = number if classes else 1
     return _reoriented(label.reshape(shapes[0][0], shapes[0][1], -1), orientation).transpose(2, 1, 0)
+
+
+def _corner_distance(affine: NDArray[Any], other_affine: NDArray[Any], shape: Sequence[int]) -> float:
+    """Returns the largest distance in mm between a volume's corners under two affines; infinite if not finite."""
+    last = [*(side - 1 for side in shape), 0, 0][:3]
+    corners = np.array([[x, y, z, 1] for x in (0, last[0]) for y in (0, last[1]) for z in (0, last[2])], float)
+    distance = float(np.linalg.norm(((affine - other_affine) @ corners.T)[:3], axis=0).max())
+    return distance if np.isfinite(distance) else float("inf")
 
 
 def nifti_of(masks: Sequence[NDArray[Any]], like: Path, *, reorient: bool = False) -> bytes:
