@@ -179,8 +179,8 @@ def check_handlers(config: BundleConfig) -> Iterator[Problem]:
     A component of another package may do either, so with one nothing is refused.
     """
     place, handlers = follow(config.content, (), "@evaluator#val_handlers")
-    components = walk(reached(config.content, ["evaluator"]))
-    targets = {str(value) for parts, value in components if parts[-1:] == ("_target_",)}
+    used = walk(reached(config.content, ["evaluator"]))
+    targets = {str(value) for parts, value in used if parts[-1:] == ("_target_",)}
     known = all(target.startswith(("samfed_monai.", "monai.", "torch.")) for target in targets)
     for name, others in _NEEDED.items() if known and CATALOGUE in targets and handlers is not MISSING else ():
         if not {target.rpartition(".")[2] for target in targets} & {name, *others}:
@@ -381,9 +381,8 @@ _OF_COMPONENTS = {"handlers": True, "guides": True, "train_handlers": False, "va
 """Arguments with several components, and whether they may be nested, or null where one is disabled."""
 
 _NOT_NULL = ("network_def", "preprocessing", "evaluator", "evaluation", "validate#preprocessing", "validate#evaluator")
-_REPLACEABLE_BY: dict[str, Schema] = {name: {"type": "object"} for name in _NOT_NULL} | {
-    "device": {"type": ["object", "string"]}
-}
+_REPLACEABLE_BY: dict[str, Schema] = {name: {"type": "object"} for name in _NOT_NULL}
+_REPLACEABLE_BY["device"] = {"type": ["object", "string"]}
 """Schemas of components that another layer may not replace by null."""
 
 

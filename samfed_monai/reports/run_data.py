@@ -142,6 +142,14 @@ class RunData:
         return canonical_hash({**seal, "asked": {key: value for key, value in seal["asked"].items() if key != "seed"}})
 
     @property
+    def seconds_left(self) -> float | None:
+        """Estimated seconds for the remaining rounds of a running run, at the pace so far; else ``None``."""
+        if self.planned is None:
+            return None
+        done, spent = self.results["rounds"], sum(self.results["seconds"][name] for name in ROUND_ACTIVITIES)
+        return (self.planned - done) * spent / done
+
+    @property
     def own_models(self) -> bool:
         """Whether each site has a personal model: a network, or a part of one, that no other site has."""
         return bool(self.results.get("own_models"))

@@ -197,9 +197,9 @@ def test_labelled_sites_start_from_sam_without_public_images(small_federation, t
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"local_steps": 1}, r"site-1: .*at least one step for each part.*found 1 steps with a share of 0\.5"),
+        ({"local_steps": 1}, r"1 problem\n.*before#stages .* one step for each part.*1 steps with a share of 0\.5"),
         ({"network_def#experts": 0}, r"optimizer#params#groups#0#params: .*found no parameter like '\*\.experts\.\*'"),
-        ({"network_def#experts": 0, "optimizer#params#groups": []}, r"site-2: .*terms#load_balance: .*experts"),
+        ({"network_def#experts": 0, "optimizer#params#groups": []}, r"2 prob.*\n.*\n.*terms#load_balance: .*experts"),
     ],
 )
 def test_invalid_pfedsam_settings_are_refused_before_round_0(small_federation, tmp_path, toy_sam, train, message):

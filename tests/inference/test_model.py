@@ -57,7 +57,7 @@ def test_sites_are_scored_with_own_model_as_in_run(fedper, small_federation, tmp
     assert sorted(rows) == ["site-1", "site-2"]
     assert found["average"] == results["average"]["test"]
     assert found["model"] == {"site-1": "site-1.safetensors", "site-2": "site-2.safetensors"}
-    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["site-1", "2"]
+    assert capsys.readouterr().out.splitlines()[2].split()[:2] == ["site-1", "2"]  # after the line of the check
     files = [tmp_path / name for name in ("two.safetensors", "half.pt", "two.pt", "half.pt")]
     codes = [main(["model", str(run), "--site", "site-2", "--output", str(file)]) for file in files]
     printed, there = capsys.readouterr().err, [f"expected a new name, found {file}, which exists" for file in files[:2]]

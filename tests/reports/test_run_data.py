@@ -58,7 +58,8 @@ def test_unfinished_run_is_read_from_stored_rounds(tmp_path):
     write_json(tmp_path / "run.json", {"config": {"variant": "no_sam", "rounds": 3}, **about})
     (tmp_path / "run.log").write_text("1 2 INFO samfed federate A\n1 3 INFO samfed federate B\n1 4 INFO done\n")
     run = RunData.read(tmp_path, unfinished=True)
-    assert (run.planned, run.sites) == (3, ["a"])
+    assert (run.planned, run.seconds_left, run.sites) == (3, 4.0, ["a"])
+    assert replace(run, planned=None).seconds_left is None
     expected = {"variant": "no_sam", "rounds": 2, "command": "samfed federate B", **about}
     assert run.results.items() >= expected.items()
     assert {name: model["round"] for name, model in run.results["models"].items()} == {"best": 0, "last": 1}

@@ -42,7 +42,7 @@ def test_large_pair_is_shrunk_to_input_size(tmp_path):
 
 def test_dice_matches_hand_calculation():
     mask = torch.tensor([[[[1, 1, 0, 0]]]])
-    assert dice_score(torch.tensor([[[[0.9, 0.5, 0.9, 0.1]]]]), mask) == pytest.approx(2 * 1 / 4)
+    assert dice_score(torch.tensor([[[[0.9, 0.4, 0.5, 0.1]]]]), mask) == pytest.approx(2 * 1 / 4)
     assert dice_score(torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 4)) == 1.0
     assert dice_score(torch.ones(1, 1, 1, 4), torch.zeros(1, 1, 1, 4)) == 0.0
 
