@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from monai.engines import SupervisedTrainer
 from monai.transforms import Compose
 
-from samfed_monai.core.errors import Problems, refused
+from samfed_monai.core.errors import Problems, Refused, refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, sha256_file, write_json
 from samfed_monai.core.process_setup import best_device
 from samfed_monai.core.run_log import progress_bar
@@ -194,7 +195,7 @@ class TeacherFit:
         test_hashes = {name: public_hash(records, ordered=False) for name, records in self.test_records.items()}
         hashes = {"fit": self._fit_hash(), "exam": canonical_hash({"views": self.views, "tests": test_hashes})}
         reused, found = False, "a folder" if self.output.is_dir() else "another file"
-        with Problems().collected():
+        with suppress(Refused):
             reused = read_header(self.output).fit.get("hash") == hashes["fit"]
             found = "the adapter of another fit"
         if self.output.exists() and not reused:
@@ -203,7 +204,7 @@ class TeacherFit:
             raise refused("teacher.json -> output", f"{self.output}, {found}", expected, hint)
         if reused:
             logger.info("teacher: reusing %s, which was fitted with the same settings", self.output)
-            with Problems().collected():  # a missing or damaged result is computed again
+            with suppress(Refused):  # a missing or damaged result is computed again
                 recorded: dict[str, Any] = read_json(self._result_file)
                 if recorded.get("hashes") == hashes and recorded.get("sha256") == sha256_file(self.output):
                     return recorded | {"reused": True}
@@ -211,9 +212,8 @@ class TeacherFit:
         fold_batch_norms(sam.image_encoder)
         if self.outputs > 1 and not reused:
             sam.add_class_masks(self.outputs)
-        sam = sam.to(best_device())
         # the decoder is trained and evaluated on embeddings, which are the same in every epoch
-        teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
+        teacher = Teacher(sam.to(best_device()), sha256="", size=self.size, views=1, bf16=self.bf16)
         evaluation = TeacherEvaluation(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
         if reused:
             load_adapter(self.output, sam, base=self.base, base_sha256=self.base_sha256, size=self.size)
