@@ -29,14 +29,14 @@ def advice(records: str | Path) -> str:
 
     def row(part: str, name: str, column: str = "dice") -> str:
         """A method with its mean over seeds, if recorded; marked if the runs are of an earlier form."""
-        cell, mark = figures[part].get(name, {}).get(column), "\\*" if (part, name) in earlier else ""
+        cell, mark = figures[part].get(name, {}).get(column), _EARLIER if (part, name) in earlier else ""
         return f"`{name}`" if cell is None or cell.mean is None else f"`{name}` {cell.mean:.3f}{mark}"
 
     def rows(part: str, *names: str, column: str = "dice") -> str:
         return ", ".join(row(part, name, column) for name in names)
 
     return _ADVICE.format(
-        abdomen=_abdomen(runs_of("abdomen", records)),
+        abdomen=_abdomen(newest(runs_of("abdomen", records))),
         masks=rows("labelled", "elcfs_labelled", "supervised", "pfedsam", "fedsam", "pfedsam_two_stage"),
         without=rows("polyp", "samfed", "dp_only"),
         weak=rows("weak", "see", "weak_labels", "fedicra"),
@@ -66,15 +66,19 @@ def _abdomen(runs: Sequence[RunData]) -> str:
     starts = {_start(run): value for run, value in scored if is_the_start(run)}
     moved = {run.row for run, _ in scored if not is_the_start(run)}
     lower = means.keys() - {run.row for run, value in scored if value >= starts.get(_start(run), 0.0)}
-    labelled = with_more_labels(runs)
+    labelled, earlier = with_more_labels(runs), {run.row for run in runs if earlier_form(run)}
 
     def listed(with_labels: bool) -> str:
         rows = [
-            (row, mean, "" if row in moved else _THE_START.format(last=figures[row]["last"].mean))
+            (
+                row,
+                f"{mean:.3f}" + (_EARLIER if row in earlier else ""),
+                "" if row in moved else _THE_START.format(last=figures[row]["last"].mean),
+            )
             for row, mean in means.items()
             if (row in labelled) is with_labels
         ]
-        return ", ".join(f"`{row}` {mean:.3f}{note}" for row, mean, note in rows)
+        return ", ".join(f"`{row}` {mean}{note}" for row, mean, note in rows)
 
     text = _ABDOMEN.format(seeds=counted(len({run.seed for run in runs}), "seed")) + listed(False)
     text += f"; with masks of the sites' images: {listed(True)}" if labelled else ""
@@ -86,6 +90,7 @@ def _start(run: RunData) -> tuple[int, float | None]:
     return run.seed, (run.results.get("against_start") or {}).get("start")
 
 
+_EARLIER = "\\*"
 _UNMEASURED = "Not measured on such sites yet (`make related RELATED_PARTS=abdomen`)"
 _ABDOMEN = """Mean Dice of whole volumes over four organs and both sites, with public masks of CT only, {seeds}
 ([by organ](results/related.md)): """

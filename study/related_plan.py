@@ -133,8 +133,9 @@ def options_of(row: str, *, local_steps: int, adapter: str) -> list[str]:
     """Options that only this row needs, as arguments of the command line.
 
     If sites have different networks, sites and server also take steps on the public set: per round as many as a site
-    takes on its own images. The default, one pass, would be four times as many here. If the sites train SAM itself,
-    there is no teacher, and so no adapter.
+    takes on its own images. The default, one pass, would be four times as many here. The second network is then
+    ``lite0_fpn`` from ImageNet instead of the methods' ``basic_unet``, which needs no weights file, but takes four
+    times as long and starts untrained. If the sites train SAM itself, there is no teacher, and so no adapter.
 
     Args:
         row: name of a method.
@@ -142,9 +143,14 @@ def options_of(row: str, *, local_steps: int, adapter: str) -> list[str]:
         adapter: file of the teacher's adapter, for all other rows.
     """
     method = methods()[row]
-    mixed = method.kind == "heterogeneous" and method.exchange != "none"
-    sam = any(str(read_json(path).get("network_name")).startswith("sam_") for path in variant_files(None, row))
-    return [*([] if sam else ["--adapter", adapter]), *(["--public_steps", str(local_steps)] if mixed else [])]
+    layers = [read_json(path) for path in variant_files(None, row)]
+    options = (
+        [] if any(str(layer.get("network_name")).startswith("sam_") for layer in layers) else ["--adapter", adapter]
+    )
+    networks = [layer["mixed_networks"] for layer in layers if "mixed_networks" in layer]
+    if networks[-1:] == [["mobile_sam_fpn", "basic_unet"]]:
+        options += ["--mixed_networks", "['mobile_sam_fpn','lite0_fpn']"]
+    return [*options, "--public_steps", str(local_steps)] if method.kind == "heterogeneous" else options
 
 
 def runs_of(part: str, records: str | Path | None) -> list[RunData]:

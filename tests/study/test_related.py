@@ -188,7 +188,16 @@ def test_time_is_unknown_if_most_work_preceded_resume(tmp_path, total, expected)
     assert figures_of(runs_of("polyp", tmp_path))["no_sam"]["seconds"].by_seed == expected  # 8 s in 4 rounds x 36 / 4
 
 
-@pytest.mark.parametrize(("row", "words"), [("hssf", "--adapter a --public_steps 7"), ("fca", "")])
+UNLIKE = "--adapter a --mixed_networks ['mobile_sam_fpn','lite0_fpn']"
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        *((row, f"{UNLIKE} --public_steps 7") for row in ("hssf", "local_only")),
+        *(("fedproto", "--adapter a --public_steps 7"), ("samfed", "--adapter a"), ("fca", "")),
+    ],
+)
 def test_options_depend_on_networks_of_row(row, words):
     assert options_of(row, local_steps=7, adapter="a") == words.split()
 
@@ -263,7 +272,7 @@ def test_commands_write_page_rows_plan_and_options(records, tmp_path, capsys):
     assert "polyp     1 row x 1 seed, 1 done, 0 to run: 0.0 core-hours\n" in printed
     assert "skin      10 rows x 1 seed, 0 done, 10 to run: 0.1 core-hours, estimated" in printed
     assert main(["related-options", "hssf", "--local-steps", "24", "--adapter", "a"]) == 0
-    assert capsys.readouterr().out == "--adapter a --public_steps 24\n"
+    assert capsys.readouterr().out == f"{UNLIKE} --public_steps 24\n"
 
 
 @pytest.mark.parametrize(
