@@ -16,20 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config import parse
 from samfed_monai.config.bundles import packaged_bundles
-from samfed_monai.config.parse import (
-    SITES,
-    WORKFLOWS,
-    BundleConfig,
-    Layer,
-    is_code,
-    is_note,
-    join_id,
-    references,
-    resolve,
-    split_id,
-    walk,
-)
 from samfed_monai.config.targets import Schema
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
@@ -47,7 +35,7 @@ def is_plain(value: Any) -> bool:
 
 def is_value(value: Any) -> bool:
     """Whether a value is plain and is neither an expression nor a reference."""
-    return is_plain(value) and not any(map(is_code, value if isinstance(value, list) else [value]))
+    return is_plain(value) and not any(map(parse.is_code, value if isinstance(value, list) else [value]))
 
 
 def options_of(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +48,7 @@ def options_of(content: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in content.items():
         if isinstance(value, dict) or (name == "imports" and any(is_value(content[each]) for each in above)):
             break
-        if name != "imports" and not is_note(name) and is_plain(value):
+        if name != "imports" and not parse.is_note(name) and is_plain(value):
             above.append(name)
     while above and not is_value(content[above[-1]]):
         above.pop()
@@ -92,10 +80,10 @@ def shipped(file: str) -> list[Any]:
 def shipped_plain(file: str) -> set[str]:
     """Top-level ids with plain values in the packaged bundles' files of that name, at any position."""
     items = (item for content in shipped(file) for item in content.items())
-    return {name for name, value in items if is_value(value) and not is_note(name)} - {"imports"}
+    return {name for name, value in items if is_value(value) and not parse.is_note(name)} - {"imports"}
 
 
-def all_options(config: BundleConfig) -> set[str]:
+def all_options(config: parse.BundleConfig) -> set[str]:
     """Names of the options of every file of a configuration, including rarely used ones below ``imports``."""
     files = [layer for index, layer in enumerate(config.layers) if not config.is_given(index)]
     return {name for file, pairs in files for name in (*options_of(pairs), *shipped_plain(file))} | OPTIONAL
@@ -104,8 +92,8 @@ def all_options(config: BundleConfig) -> set[str]:
 MONAI_IDS = frozenset({"imports", "initialize", "run", "finalize"})
 """Top-level ids that MONAI's own command reads."""
 
-TEACHER, TEACHER_FILE = "teacher", WORKFLOWS["teacher"][-1]
-GROUPS = frozenset({TEACHER, SITES})
+TEACHER, TEACHER_FILE = "teacher", parse.WORKFLOWS["teacher"][-1]
+GROUPS = frozenset({TEACHER, parse.SITES})
 """Groups of ``federate.json``: ids of ``teacher.json``, and ids of ``train.json`` for each site."""
 
 OPTIONAL = frozenset(
@@ -128,49 +116,49 @@ JOB_IDS = frozenset(
 """Ids of ``train.json`` that a federated job sets for every site."""
 
 
-def training_layers(config: BundleConfig) -> list[Layer]:
+def training_layers(config: parse.BundleConfig) -> list[parse.Layer]:
     """Returns the layers of a federation, restricted to the ids of the sites' training."""
     base = config.below(config.base)
-    read = {target[0] for _, text in walk(base) for target in references(text)}
+    read = {target[0] for _, text in parse.walk(base) for target in parse.references(text)}
     training = (base.keys() | read | OPTIONAL) - GROUPS - JOB_IDS - MONAI_IDS
     above = [
-        (name, {key: value for key, value in pairs.items() if split_id(key)[0] in training})
+        (name, {key: value for key, value in pairs.items() if parse.split_id(key)[0] in training})
         for name, pairs in config.layers[config.base :]
     ]
     return [*config.layers[: config.base], *above]
 
 
-def training_values(config: BundleConfig) -> dict[str, Any]:
+def training_values(config: parse.BundleConfig) -> dict[str, Any]:
     """Returns the ids of the sites' training that a federation's own layers set, with their values.
 
     A reference to an id of the server (``"local_steps": "@rounds"``) is replaced by its value.
     """
     layers = training_layers(config)
-    training = {split_id(key)[0] for _, pairs in layers for key in pairs}
+    training = {parse.split_id(key)[0] for _, pairs in layers for key in pairs}
     values = _merged_pairs(layers[config.base :])
     for name, value in values.items():
-        if not any(target[0] in training for target in references(value)):
-            values[name] = resolve(config.content, value)
+        if not any(target[0] in training for target in parse.references(value)):
+            values[name] = parse.resolve(config.content, value)
     return values
 
 
-def _merged_pairs(layers: Iterable[Layer]) -> dict[str, Any]:
+def _merged_pairs(layers: Iterable[parse.Layer]) -> dict[str, Any]:
     """Merges the pairs of several layers; a value replaces everything that lower layers set inside it."""
     values: dict[str, Any] = {}
     for key, value in (pair for _, pairs in layers for pair in pairs.items()):
-        parts = split_id(key)
-        values = {name: each for name, each in values.items() if split_id(name)[: len(parts)] != parts}
-        values[key if key.startswith("+") else join_id(parts)] = value
+        parts = parse.split_id(key)
+        values = {name: each for name, each in values.items() if parse.split_id(name)[: len(parts)] != parts}
+        values[key if key.startswith("+") else parse.join_id(parts)] = value
     return values
 
 
-def groups_of(config: BundleConfig) -> dict[str, dict[str, Any]]:
+def groups_of(config: parse.BundleConfig) -> dict[str, dict[str, Any]]:
     """Merges ``teacher`` and ``sites`` over all layers; sites whose choices are not an object are left out."""
-    site_values = {site: _merged_pairs(config.group_layers((SITES, site))) for site in config.sites}
-    return {TEACHER: _merged_pairs(config.group_layers((TEACHER,))), SITES: site_values}
+    site_values = {site: _merged_pairs(config.group_layers((parse.SITES, site))) for site in config.sites}
+    return {TEACHER: _merged_pairs(config.group_layers((TEACHER,))), parse.SITES: site_values}
 
 
-def pairs_for_monai(config: BundleConfig) -> dict[str, Any]:
+def pairs_for_monai(config: parse.BundleConfig) -> dict[str, Any]:
     """Returns the overrides of a workflow in the form that MONAI's parser accepts.
 
     MONAI sets an id only if its parents exist, but ``teacher#train#handlers`` has no parent ``train`` in
@@ -181,7 +169,7 @@ def pairs_for_monai(config: BundleConfig) -> dict[str, Any]:
     overrides = dict(config.layers[-1][1])
     if not config.federates:
         return overrides
-    pairs = {key: value for key, value in overrides.items() if split_id(key)[0] not in GROUPS}
+    pairs = {key: value for key, value in overrides.items() if parse.split_id(key)[0] not in GROUPS}
     groups = groups_of(config) | {"job#train": training_values(config)}
     # components that return the values, so that MONAI builds nothing inside them
     return pairs | {name: {"_target_": functools.partial(copy.deepcopy, value)} for name, value in groups.items()}

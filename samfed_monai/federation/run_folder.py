@@ -19,21 +19,9 @@ from typing import Any, TextIO
 from torch import Tensor
 
 from samfed_monai.config.parse import MISSING
-from samfed_monai.core import tensor_file
+from samfed_monai.core import io, tensor_file
 from samfed_monai.core.errors import DISK_FULL, Problems, Stopped, refused
-from samfed_monai.core.io import (
-    PUBLIC,
-    append_line,
-    as_file_name,
-    atomic_write,
-    canonical_hash,
-    require_writable,
-    safe_load,
-    sync_folder,
-    to_csv,
-    write_json,
-    write_text,
-)
+from samfed_monai.core.io import PUBLIC, to_csv
 from samfed_monai.core.run_log import round_folders, run_record
 from samfed_monai.core.text import clipped
 from samfed_monai.metrics import pool, worst
@@ -116,7 +104,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            require_writable(self.path)
+            io.require_writable(self.path)
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
@@ -128,7 +116,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             content: dict[str, Any] = {
                 "schema": 1,
                 "run": secrets.token_hex(8),
-                "config_hash": canonical_hash(config),
+                "config_hash": io.canonical_hash(config),
                 "config": dict(config),
                 "hashes": dict(hashes or {}),
                 "seeds": dict(seeds or {}),
@@ -147,7 +135,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 self._compare(record, content)
             else:
                 record = content
-                write_json(path, record, mode=PUBLIC)
+                io.write_json(path, record, mode=PUBLIC)
             self.store.run = str(record.get("run", ""))
         except BaseException:
             self.close()
@@ -168,7 +156,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         """
         content = run_record(self.path)
         if (first := content.setdefault("teacher", sha256)) == sha256:
-            write_json(self.path / "run.json", content, mode=PUBLIC)
+            io.write_json(self.path / "run.json", content, mode=PUBLIC)
             return []
         caveat = _OTHER_TEACHER.format(first[:12], sha256[:12])
         logger.warning("%s", caveat)
@@ -226,12 +214,12 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         path, rows = self.path / "federation.csv", _rows(records[-1])
         known = all(name in COLUMNS or name in self._terms for row in rows for name in row)
         if self._written == len(records) - 1 > 0 and known and path.is_file():
-            append_line(path, to_csv([*COLUMNS, *self._terms], rows).partition("\n")[2].rstrip("\n"), mode=PUBLIC)
+            io.append_line(path, to_csv([*COLUMNS, *self._terms], rows).partition("\n")[2].rstrip("\n"), mode=PUBLIC)
         else:  # records are read twice instead of all held in memory
             columns = {name for record in records for row in _rows(record) for name in row}
             self._terms = sorted(columns.difference(COLUMNS))
             rows_of_all = (row for record in records for row in _rows(record))
-            write_text(path, to_csv([*COLUMNS, *self._terms], rows_of_all), mode=PUBLIC)
+            io.write_text(path, to_csv([*COLUMNS, *self._terms], rows_of_all), mode=PUBLIC)
         self._written = len(records)
 
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -298,20 +286,20 @@ class RoundStore:
         final, temporary = self.path(round), self.folder / f".{round:03d}.{os.getpid()}.tmp"
         try:
             temporary.mkdir(parents=True)
-            with atomic_write(temporary / WEIGHTS, mode=PUBLIC) as stream:
+            with io.atomic_write(temporary / WEIGHTS, mode=PUBLIC) as stream:
                 files = {WEIGHTS: tensor_file.write(stream, weights, {"round": str(round)})}
             if server_state:
-                with atomic_write(temporary / SERVER, mode=PUBLIC) as stream:
+                with io.atomic_write(temporary / SERVER, mode=PUBLIC) as stream:
                     files[SERVER] = tensor_file.write_state(stream, server_state)
             if save_state is not None:
                 (temporary / CLIENTS).mkdir(mode=0o700)
                 files.update({f"{CLIENTS}/{name}": digest for name, digest in save_state(temporary / CLIENTS).items()})
             content = {**record, "round": round, **({"run": self.run} if self.run else {}), "files": files}
-            write_json(temporary / "round.json", content, mode=PUBLIC)
+            io.write_json(temporary / "round.json", content, mode=PUBLIC)
             if final.exists():
                 shutil.rmtree(final)
             os.replace(temporary, final)
-            sync_folder(self.folder)
+            io.sync_folder(self.folder)
             if self._unpruned is not None:
                 self._unpruned.add(round)
         except BaseException:
@@ -389,7 +377,7 @@ class RoundStore:
         Raises:
             Stopped: it was removed or is damaged.
         """
-        return safe_load(self.intact(round, WEIGHTS, "the model"))
+        return io.safe_load(self.intact(round, WEIGHTS, "the model"))
 
     def server_state(self, round: int) -> dict[str, Tensor]:
         """The ``server_state`` that :meth:`write` stored; empty if there was none.
@@ -398,7 +386,7 @@ class RoundStore:
             Stopped: it is damaged.
         """
         stored = (self.path(round) / SERVER).is_file()
-        return safe_load(self.intact(round, SERVER, "the server's state")) if stored else {}
+        return io.safe_load(self.intact(round, SERVER, "the server's state")) if stored else {}
 
     def clients(self, round: int) -> Path:
         """Folder of the sites' states of a round; the states in it are checked against their digests.
@@ -435,7 +423,7 @@ class RoundStore:
             record = self.record(number)
             files = {name: digest for name, digest in record["files"].items() if not name.startswith(f"{CLIENTS}/")}
             if files != record["files"]:
-                write_json(self.path(number) / "round.json", {**record, "files": files}, mode=PUBLIC)
+                io.write_json(self.path(number) / "round.json", {**record, "files": files}, mode=PUBLIC)
             shutil.rmtree(self.path(number) / CLIENTS, ignore_errors=True)
 
     def record_states_at_sites(self) -> None:
@@ -443,7 +431,7 @@ class RoundStore:
         for number in self.rounds():
             folder = self.path(number) / CLIENTS
             if folder.is_dir() and not any(folder.iterdir()):
-                write_json(self.path(number) / "round.json", {**self.record(number), STATES: AT_SITES}, mode=PUBLIC)
+                io.write_json(self.path(number) / "round.json", {**self.record(number), STATES: AT_SITES}, mode=PUBLIC)
 
     def path(self, round: int) -> Path:
         """Folder of a round, or of :data:`START`."""
@@ -503,7 +491,7 @@ class RoundRecords(Sequence[dict[str, Any]]):
 
 def state_file(site: str) -> str:
     """Name of the file in a round's ``clients`` that holds a site's state."""
-    return f"{as_file_name(site)}.safetensors"
+    return f"{io.as_file_name(site)}.safetensors"
 
 
 # by path; the system releases a lock when its file is closed, also by garbage collection

@@ -9,17 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.config import parse
 from samfed_monai.config.bundles import find_bundle
-from samfed_monai.config.parse import (
-    COMMAND_LINE,
-    SIZES,
-    BundleConfig,
-    lookup,
-    numbers_at,
-    reached,
-    split_id,
-    workflow_files,
-)
+from samfed_monai.config.parse import COMMAND_LINE, lookup
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import as_file_name, canonical_hash
 from samfed_monai.core.model_file import (
@@ -159,9 +151,9 @@ class TrainedModel:
         from samfed_monai.federation.preparation import base_sam
         from samfed_monai.federation.workflow import WorkflowConfig
 
-        weights, files = self.weights(site), workflow_files(self.bundle, workflow)
+        weights, files = self.weights(site), parse.workflow_files(self.bundle, workflow)
         ids = {"model": str(weights), **settings_of(weights), **network_overrides(weights), **overrides}
-        require(size_problems(BundleConfig.of_workflow(self.bundle, workflow, ids), weights))
+        require(size_problems(parse.BundleConfig.of_workflow(self.bundle, workflow, ids), weights))
         if wanted := base_sam_of(weights):
             found = base_sam(WorkflowConfig(self.bundle, tuple(map(str, files)), ids), str(ids.get("network_name", "")))
             if found not in (wanted, None):
@@ -193,11 +185,11 @@ class TrainedModel:
         from samfed_monai.federation.workflow import WorkflowConfig
 
         require(check_bundle(self.bundle, workflow, overrides=ids, reads=reads, ready=ready, given=given), problems)
-        files = workflow_files(self.bundle, workflow)
+        files = parse.workflow_files(self.bundle, workflow)
         return WorkflowConfig(self.bundle, tuple(map(str, files)), {"bundle_root": str(self.bundle), **ids})
 
 
-def size_problems(config: BundleConfig, weights: Path) -> Iterator[Problem]:
+def size_problems(config: parse.BundleConfig, weights: Path) -> Iterator[Problem]:
     """Yields a problem for each image size of a workflow, at any id, at which its weights were not trained.
 
     Args:
@@ -208,7 +200,7 @@ def size_problems(config: BundleConfig, weights: Path) -> Iterator[Problem]:
     size = trained or config.below(len(config.layers) - 1).get("image_size")
     expected = f"{trained}, used to train {weights.name}" if trained else f"{size}, the size in the bundle"
     unknown = "" if trained else f"; {weights.name} does not record its training size"
-    for place, side in () if ANY_SIZE.get() else numbers_at(content, SIZES, ["run"]):
+    for place, side in () if ANY_SIZE.get() else parse.numbers_at(content, parse.SIZES, ["run"]):
         if side != size:
             where, found = config.where(place).replace(f"{COMMAND_LINE} -> ", "--"), repr(lookup(content, place))
             remedy = "leave it out" if where.startswith("--") else "write @image_size"
@@ -218,7 +210,7 @@ def size_problems(config: BundleConfig, weights: Path) -> Iterator[Problem]:
 
 def scored_as(run: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the ids of :data:`SCORED_AS` that have plain values in the ``run.json`` of a run."""
-    found = {name: lookup(run.get("config", {}).get("client", {}), split_id(name)) for name in SCORED_AS}
+    found = {name: lookup(run.get("config", {}).get("client", {}), parse.split_id(name)) for name in SCORED_AS}
     return {name: value for name, value in found.items() if isinstance(value, bool) or value in _TEXT_VALUES}
 
 
@@ -226,7 +218,7 @@ def scoring_hash(bundle: Path) -> str:
     """Returns the SHA-256 of all that ``evaluate.json`` of a bundle uses to read and score images, without paths."""
     from samfed_monai.federation.workflow import PATHS
 
-    used = reached(BundleConfig.of_workflow(bundle, "evaluate", {}).content, ["evaluation"])
+    used = parse.reached(parse.BundleConfig.of_workflow(bundle, "evaluate", {}).content, ["evaluation"])
     return canonical_hash({name: value for name, value in used.items() if name not in PATHS})
 
 

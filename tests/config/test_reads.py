@@ -13,7 +13,7 @@ import pytest
 import samfed_monai.federation
 from samfed_monai.cli import export
 from samfed_monai.cli.arguments import options_help
-from samfed_monai.config import find_bundle, known_variants
+from samfed_monai.config import find_bundle, known_variants, parse
 from samfed_monai.config.check import check_bundle, group_configs
 from samfed_monai.config.ids import (
     SERVER_IDS,
@@ -25,18 +25,6 @@ from samfed_monai.config.ids import (
 )
 from samfed_monai.config.monai_parser import ConfigParser
 from samfed_monai.config.options import GROUPS, JOB_IDS, MONAI_IDS, USE_OF_TEACHER
-from samfed_monai.config.parse import (
-    MISSING,
-    WORKFLOWS,
-    BundleConfig,
-    is_code,
-    is_note,
-    join_id,
-    lookup,
-    split_id,
-    walk,
-    workflow_files,
-)
 from samfed_monai.core.io import read_json
 from samfed_monai.flare import job
 from samfed_monai.inference import predictor
@@ -55,9 +43,11 @@ def record(**arguments: Any) -> Any:
 
 def leaves(content: Mapping[str, Any]) -> dict[str, Any]:
     """Every id with a plain value that refers to nothing."""
-    every = walk({name: value for name, value in content.items() if not is_note(name)})
-    plain = ((parts, value) for parts, value in every if not isinstance(value, (dict, list)) and not is_code(value))
-    return {join_id(parts): value for parts, value in plain if parts[-1] not in OF_MONAI}
+    every = parse.walk({name: value for name, value in content.items() if not parse.is_note(name)})
+    plain = (
+        (parts, value) for parts, value in every if not isinstance(value, (dict, list)) and not parse.is_code(value)
+    )
+    return {parse.join_id(parts): value for parts, value in plain if parts[-1] not in OF_MONAI}
 
 
 def received(content: Mapping[str, Any], roots: Collection[str]) -> set[str]:
@@ -71,12 +61,12 @@ def received(content: Mapping[str, Any], roots: Collection[str]) -> set[str]:
             return made
         if isinstance(value, list):
             return [marked(part, (*parts, str(index))) for index, part in enumerate(value)]
-        return value if is_code(value) or value is MISSING else f"<{join_id(parts)}>"
+        return value if parse.is_code(value) or value is parse.MISSING else f"<{parse.join_id(parts)}>"
 
-    parser = ConfigParser({name: marked(value, (name,)) for name, value in content.items() if not is_note(name)})
+    parser = ConfigParser({name: marked(value, (name,)) for name, value in content.items() if not parse.is_note(name)})
     RECEIVED.clear()
     parsed = [parser.get_parsed_content(root) for root in roots if root in parser]
-    found = {text for _, text in walk([parsed, RECEIVED]) if isinstance(text, str)}
+    found = {text for _, text in parse.walk([parsed, RECEIVED]) if isinstance(text, str)}
     return {text[1:-1] for text in found if text.startswith("<")}
 
 
@@ -101,13 +91,13 @@ COMMANDS = {
 }
 
 
-assert {workflow for workflow, _ in COMMANDS.values()} == WORKFLOWS.keys(), "every workflow has a command"
+assert {workflow for workflow, _ in COMMANDS.values()} == parse.WORKFLOWS.keys(), "every workflow has a command"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_ids_are_received_or_refused(command):
     workflow, reads = COMMANDS[command]
-    content = BundleConfig(workflow_files(SKIN, workflow)).content
+    content = parse.BundleConfig(parse.workflow_files(SKIN, workflow)).content
     own, there = leaves(content), received(content, reads)
     if workflow == "federate":  # whose ids of train.json each variant reads in its own way
         own = {key: value for key, value in own.items() if key in leaves(read_json(SKIN / "configs" / "federate.json"))}
@@ -122,9 +112,9 @@ def test_ids_of_other_files_are_refused_unless_received(command):
     others = dict.fromkeys({*VARIANT_IDS, "personal", "strategy", "warm_start"}, 5)
     homes = ("teacher", "inference") if workflow == "federate" else ("train", "teacher", "federate", "inference")
     for home in homes:
-        others |= leaves(BundleConfig(workflow_files(SKIN, home)).content)
+        others |= leaves(parse.BundleConfig(parse.workflow_files(SKIN, home)).content)
     taken = others.keys() - refused(workflow, others, reads=reads)
-    merged = BundleConfig(workflow_files(SKIN, workflow), {key: others[key] for key in taken}).content
+    merged = parse.BundleConfig(parse.workflow_files(SKIN, workflow), {key: others[key] for key in taken}).content
     there = received(merged, reads) | (received(merged, TRAINING_READS) if workflow == "federate" else set())
     assert taken <= there
 
@@ -161,11 +151,11 @@ def ids_read(group: str, content: Mapping[str, Any]) -> set[str]:
 
 @pytest.mark.parametrize("variant", known_variants())
 def test_federation_ids_are_received_or_refused(variant):
-    config = BundleConfig.of_workflow(SKIN, "federate", {"variant": variant, "sites": {"A": {}}})
-    parts = {join_id(part.group): part for part in (config, *group_configs(config, SKIN))}
+    config = parse.BundleConfig.of_workflow(SKIN, "federate", {"variant": variant, "sites": {"A": {}}})
+    parts = {parse.join_id(part.group): part for part in (config, *group_configs(config, SKIN))}
     groups = ("", "sites#A", *(("teacher",) if variant in ("samfed", "no_sam") else ()))
     own = {f"{group}#" if group else "": leaves(parts[group].content) for group in groups}
-    own[""] = {key: value for key, value in own[""].items() if split_id(key)[0] not in ("variant", *GROUPS)}
+    own[""] = {key: value for key, value in own[""].items() if parse.split_id(key)[0] not in ("variant", *GROUPS)}
     given = {f"{group}{key}": value for group, pairs in own.items() for key, value in pairs.items()}
     problems = check_bundle(SKIN, "federate", overrides={"variant": variant, **given}, ready=False)
     found = {problem.where.removeprefix("command line -> "): problem for problem in problems}
@@ -188,7 +178,7 @@ def test_federation_reads_only_declared_ids():
     sources = Path(samfed_monai.federation.__file__).parent.rglob("*.py")
     read = {name.partition("#")[0] for path in sources for name in ID_READ.findall(path.read_text())}
     assert read > {"teacher_adapt", "personal", "strategy", "validate", "batch_size", "fit"}
-    of_train = received(BundleConfig(workflow_files(SKIN, "train")).content, TRAINING_READS)
+    of_train = received(parse.BundleConfig(parse.workflow_files(SKIN, "train")).content, TRAINING_READS)
     on_top = {name.partition("#")[0] for name in of_train}
     tried = {"loss", "terms", "optimizer", "images", "job", "initialize", "device", "soft_mask"}
     assert read <= TRAINING_READS | TEACHER_READS | on_top | tried
@@ -207,8 +197,8 @@ def test_options_in_help_are_read(workflow, files):
     known = {f"--{name}" for name in ("epochs", "site")} if workflow == "federate" else set()
     shown = [options_help(file, without=known if file == "train.json" else ()) for file in files]
     names = {name for text in shown for name in re.findall(r"^  --([\w#]+)", text, re.MULTILINE)}
-    paths = [path for file in files for path in workflow_files(SKIN, file.removesuffix(".json"))]
-    given = {name: lookup(BundleConfig(paths).content, split_id(name)) for name in names}
+    paths = [path for file in files for path in parse.workflow_files(SKIN, file.removesuffix(".json"))]
+    given = {name: parse.lookup(parse.BundleConfig(paths).content, parse.split_id(name)) for name in names}
     problems = check_bundle(SKIN, workflow, overrides=given, ready=False)
     assert not [problem for problem in problems if isinstance(problem, UnreadOption)]
     assert len(given) >= 3

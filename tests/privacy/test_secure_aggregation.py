@@ -15,28 +15,8 @@ from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import safe_load
 from samfed_monai.federation import ClientAlgoSite, RunFolder
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.privacy import SecureAggregation, read_audit
+from samfed_monai.privacy import SecureAggregation, read_audit, secure_aggregation
 from samfed_monai.privacy.audit import json_lines
-from samfed_monai.privacy.secure_aggregation import (
-    KEYS,
-    SEALED,
-    SECRET,
-    SHARE,
-    STEPS,
-    Member,
-    SecureServer,
-    SecureSite,
-    _pair_mask,
-    as_mean,
-    as_vector,
-    join_shares,
-    key_stream,
-    record_sum,
-    require_keys,
-    split_secret,
-    unmask_sum,
-    update_hash,
-)
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, UpdateGuard
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
@@ -51,14 +31,14 @@ class SecureWorker(ClientAlgoSite):
 
     def __init__(self, site, client, sums, *, fails=None, forged=None):
         super().__init__(site, client)
-        self.adder = SecureSite(site, "abc", SETTINGS, sums / f"{site}.jsonl", "plan")
+        self.adder = secure_aggregation.SecureSite(site, "abc", SETTINGS, sums / f"{site}.jsonl", "plan")
         self.fails, self.forged, self.sent = fails, forged, []
 
     def answer(self, task, message):
         task = Task(task)
         if task == self.fails:
             raise RuntimeError("the line is dead")
-        reply = self.adder.answer(task, message) if task in STEPS else super().answer(task, message)
+        reply = self.adder.answer(task, message) if task in secure_aggregation.STEPS else super().answer(task, message)
         reply = self.adder.hold(reply) if task == Task.TRAIN else reply
         if task == Task.KEYS and self.forged is not None:
             reply.tensors["table"] = self.forged
@@ -84,7 +64,7 @@ def run(folder, *, rounds=1, fails=None, forged=None, plain=False, clients=None,
         conductor = controller(opened, made if plain else workers, rounds=rounds, **options)
         if not plain:
             begun = folder / "secure_sum.json"
-            conductor.secure = SecureServer(SETTINGS, conductor.strategy, conductor.transport, begun)
+            conductor.secure = secure_aggregation.SecureServer(SETTINGS, conductor.strategy, conductor.transport, begun)
         take = conductor.strategy.take
 
         def looked_at(round, site, update):
@@ -126,7 +106,7 @@ def test_sent_messages_do_not_contain_update(tmp_path):
     assert sent[Task.TRAIN].tensors == {}
     assert (sent[Task.TRAIN].kind, sent[Task.TRAIN].n) == (Kind.METRICS, 1)
     own = {name: tensor + 1 for name, tensor in weights().items()}
-    plain = torch.from_numpy(as_vector(own, weight=1, fraction_bits=32, members=3))
+    plain = torch.from_numpy(secure_aggregation.as_vector(own, weight=1, fraction_bits=32, members=3))
     masked = sent[Task.MASKED].tensors["masked"]
     assert masked.shape == plain.shape
     assert not (masked == plain).any()
@@ -162,7 +142,9 @@ def test_resumed_run_is_bitwise_equal(tmp_path):
 
 def test_site_without_images_is_refused(tmp_path):
     with pytest.raises(MessageRefused, match="message -> n: expected at least 1, found 0"):
-        SecureServer(SETTINGS, FedAvg(), None, tmp_path).take(0, "a", Message(Kind.METRICS, "a", 0, 1))
+        secure_aggregation.SecureServer(SETTINGS, FedAvg(), None, tmp_path).take(
+            0, "a", Message(Kind.METRICS, "a", 0, 1)
+        )
 
 
 class Spoiler(FixedClient):
@@ -196,8 +178,8 @@ def server_message(tensors=None, round=0):
 @pytest.fixture
 def site(tmp_path):
     """Site a of three, after its training."""
-    made = SecureSite("a", "abc", SETTINGS, tmp_path / "sums.jsonl", "plan")
-    for task in STEPS:
+    made = secure_aggregation.SecureSite("a", "abc", SETTINGS, tmp_path / "sums.jsonl", "plan")
+    for task in secure_aggregation.STEPS:
         with pytest.raises(MessageRefused, match=f"{task.value} out of order"):
             made.answer(task, server_message())
     numbers = replace(TRAINED, tensors={})
@@ -207,7 +189,7 @@ def site(tmp_path):
     return made
 
 
-@pytest.mark.parametrize("task", STEPS[1:])
+@pytest.mark.parametrize("task", secure_aggregation.STEPS[1:])
 def test_steps_out_of_order_are_refused(site, task):
     for wrong, message in ((Task.KEYS, server_message(round=1)), (task, server_message())):
         with pytest.raises(MessageRefused, match=f"{wrong.value} out of order"):
@@ -230,7 +212,7 @@ def test_malformed_table_is_refused_and_ends_round(site, tensors):
     site.answer(Task.KEYS, server_message())
     with pytest.raises(MessageRefused, match="secure aggregation: expected 3 rows of 64 bytes, found another table"):
         site.answer(Task.SHARES, server_message(tensors))
-    for task in STEPS:
+    for task in secure_aggregation.STEPS:
         with pytest.raises(MessageRefused, match="out of order"):
             site.answer(task, server_message())
 
@@ -298,18 +280,18 @@ def test_second_sum_with_other_members_is_refused(tmp_path):
 
 def test_sums_are_recorded_by_update_and_round(tmp_path):
     path = tmp_path / "sums.jsonl"
-    record_sum(path, "plan", 0, "u0", ["a", "b"])
-    record_sum(path, "plan", 0, "u0", ["a", "b"])
-    record_sum(path, "plan", 1, "u1", ["a", "c"])
+    secure_aggregation.record_sum(path, "plan", 0, "u0", ["a", "b"])
+    secure_aggregation.record_sum(path, "plan", 0, "u0", ["a", "b"])
+    secure_aggregation.record_sum(path, "plan", 1, "u1", ["a", "c"])
     assert len(path.read_text().splitlines()) == 2
     for run, round, update in (("plan", 0, "other noise"), ("another plan", 5, "u0")):
         expected = "of this update: a, b, found c added, b missing; resume when all of them are there"
         with pytest.raises(MessageRefused, match=expected):
-            record_sum(path, run, round, update, ["a", "c"])
-    record_sum(path, "another plan", 0, "u2", ["b", "c"])
+            secure_aggregation.record_sum(path, run, round, update, ["a", "c"])
+    secure_aggregation.record_sum(path, "another plan", 0, "u2", ["b", "c"])
     with path.open("a") as file:
         file.write('{"run": "plan", "rou')  # power was cut: no shares have left
-    record_sum(path, "plan", 2, "u3", ["b", "c"])
+    secure_aggregation.record_sum(path, "plan", 2, "u3", ["b", "c"])
     assert [line is None for line in json_lines(path)] == [False, False, False, True, False]
 
 
@@ -318,21 +300,21 @@ def test_update_hash_covers_tensors_and_weight():
         return Message(Kind.WEIGHTS, "a", 0, 2, n=n, tensors=tensors)
 
     one, count = torch.tensor([1.0, 2.0]), torch.tensor(3)
-    known = update_hash(update(w=one, c=count))
-    assert known == update_hash(update(c=count.clone(), w=one.clone()))
+    known = secure_aggregation.update_hash(update(w=one, c=count))
+    assert known == secure_aggregation.update_hash(update(c=count.clone(), w=one.clone()))
     others = [update(3, w=one, c=count), update(w=one, c=count + 1), update(w=one[None], c=count)]
     others += [update(w=one.double(), c=count), update(v=one, c=count), update(w=one + 1e-7, c=count)]
-    assert len({known, *map(update_hash, others)}) == 7
+    assert len({known, *map(secure_aggregation.update_hash, others)}) == 7
 
 
-SMALL_ORDER = torch.zeros(3, KEYS, dtype=torch.uint8)
-SMALL_ORDER[1, [0, SECRET]] = 1  # of b: a public key with which no member can agree on a secret
+SMALL_ORDER = torch.zeros(3, secure_aggregation.KEYS, dtype=torch.uint8)
+SMALL_ORDER[1, [0, secure_aggregation.SECRET]] = 1  # of b: a public key with which no member can agree on a secret
 
 
 @pytest.mark.parametrize(
     ("forged", "reason"),
     [
-        (torch.eye(3, KEYS, dtype=torch.uint8).roll(1, 0), "rows of other members"),
+        (torch.eye(3, secure_aggregation.KEYS, dtype=torch.uint8).roll(1, 0), "rows of other members"),
         (SMALL_ORDER, "a key that allows no shared secret"),
     ],
 )
@@ -358,8 +340,11 @@ def test_mean_of_vectors_matches_weighted_mean(values, bits, data):
     ]
     if bits > 34 and max(abs(value) for row in values for value in row) > 1:
         bits = 34  # 1,000 images x 1,000 x 6 sites leave no more room
-    vectors = [as_vector(m, weight=n, fraction_bits=bits, members=6) for m, n in zip(models, counts, strict=True)]
-    mean = as_mean(sum(vectors[1:], start=vectors[0]), like, weight=sum(counts), fraction_bits=bits)
+    vectors = [
+        secure_aggregation.as_vector(m, weight=n, fraction_bits=bits, members=6)
+        for m, n in zip(models, counts, strict=True)
+    ]
+    mean = secure_aggregation.as_mean(sum(vectors[1:], start=vectors[0]), like, weight=sum(counts), fraction_bits=bits)
     assert list(mean) == list(like)
     for name in ("a", "b"):
         plain = sum(n * m[name].double() for m, n in zip(models, counts, strict=True)) / sum(counts)
@@ -385,44 +370,47 @@ def test_secure_job_is_recorded_and_reported(small_federation, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["config"]["privacy"]["secure_aggregation"] == {}
 
 
-@given(secret=st.binary(min_size=SECRET, max_size=SECRET), data=st.data())
+@given(secret=st.binary(min_size=secure_aggregation.SECRET, max_size=secure_aggregation.SECRET), data=st.data())
 def test_threshold_shares_restore_secret(secret, data):
     holders = data.draw(st.lists(st.integers(0, 200), min_size=1, max_size=8, unique=True))
     threshold = data.draw(st.integers(1, len(holders)))
-    shares = split_secret(secret, holders, threshold)
-    assert all(len(share) == SHARE for share in shares.values())
+    shares = secure_aggregation.split_secret(secret, holders, threshold)
+    assert all(len(share) == secure_aggregation.SHARE for share in shares.values())
     chosen = data.draw(st.permutations(holders))[: data.draw(st.integers(threshold, len(holders)))]
-    assert join_shares({holder: shares[holder] for holder in chosen}) == secret
+    assert secure_aggregation.join_shares({holder: shares[holder] for holder in chosen}) == secret
 
 
 def test_too_few_or_changed_shares_are_refused():
-    shares = split_secret(b"s" * SECRET, range(5), 3)
+    shares = secure_aggregation.split_secret(b"s" * secure_aggregation.SECRET, range(5), 3)
     with pytest.raises(MessageRefused, match="expected shares of one secret, at least the threshold, found shares"):
-        join_shares({0: shares[0], 1: shares[1]})
-    for wrong in ({**shares, 2: bytes(SHARE - 1) + b"\x01"}, {0: (2 ** (8 * SECRET)).to_bytes(SHARE, "big")}):
+        secure_aggregation.join_shares({0: shares[0], 1: shares[1]})
+    for wrong in (
+        {**shares, 2: bytes(secure_aggregation.SHARE - 1) + b"\x01"},
+        {0: (2 ** (8 * secure_aggregation.SECRET)).to_bytes(secure_aggregation.SHARE, "big")},
+    ):
         with pytest.raises(MessageRefused, match="shares that do not match"):
-            join_shares(wrong)
-    again = split_secret(b"s" * SECRET, range(5), 3)
+            secure_aggregation.join_shares(wrong)
+    again = secure_aggregation.split_secret(b"s" * secure_aggregation.SECRET, range(5), 3)
     assert all(shares[holder] != again[holder] for holder in range(5))
 
 
 def test_stream_matches_chacha20_test_vector():
     """RFC 8439, appendix A.1, test vector 1: key, nonce and counter of zeros."""
     start = "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
-    assert key_stream(bytes(SECRET), 4).tobytes().hex() == start
+    assert secure_aggregation.key_stream(bytes(secure_aggregation.SECRET), 4).tobytes().hex() == start
 
 
 def test_vector_encoding_rounds_weights_and_limits_range():
     tensors = {"b": torch.tensor([[0.5, -0.25], [3.0, 0.3]]), "a": torch.tensor(7)}
-    assert as_vector(tensors, weight=3, fraction_bits=2, members=4).tolist() == [21, 6, -3, 36, 3]
+    assert secure_aggregation.as_vector(tensors, weight=3, fraction_bits=2, members=4).tolist() == [21, 6, -3, 36, 3]
     expected = r"at most 2.1\S*e\+08, so that the sum fits in 64 bits, found 1e\+09, weighted by 1 images; lower "
     with pytest.raises(MessageRefused, match=expected):
-        as_vector({"a": torch.tensor([-1e9, 1.0])}, weight=1, fraction_bits=32, members=5)
+        secure_aggregation.as_vector({"a": torch.tensor([-1e9, 1.0])}, weight=1, fraction_bits=32, members=5)
 
 
 def seal_shares(count, threshold=2, *, silent=()):
     """Members, their keys, and the shares that each sealed for the others, but for those that are silent."""
-    members = {number: Member(number, threshold) for number in range(count)}
+    members = {number: secure_aggregation.Member(number, threshold) for number in range(count)}
     keys = {number: member.keys() for number, member in members.items()}
     return members, keys, {number: member.shares(keys) for number, member in members.items() if number not in silent}
 
@@ -438,7 +426,7 @@ def sum_under_masks(values, threshold, *, silent=(), late=()):
     inside = sorted(sealed.keys() - set(late))
     shares = {number: members[number].unmask(inside) for number in inside}
     total = sum((vectors[number] for number in inside), start=np.zeros_like(values[0]))
-    return vectors, unmask_sum(total, survivors=inside, shares=shares, keys=keys)
+    return vectors, secure_aggregation.unmask_sum(total, survivors=inside, shares=shares, keys=keys)
 
 
 @given(st.lists(st.lists(st.integers(-(2**60), 2**60), min_size=3, max_size=3), min_size=3, max_size=6), st.data())
@@ -474,18 +462,18 @@ def test_self_mask_hides_late_vector():
     shares = {number: members[number].unmask([0, 1])[2] for number in (0, 1)}
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-    masking = X25519PrivateKey.from_private_bytes(join_shares(shares))
+    masking = X25519PrivateKey.from_private_bytes(secure_aggregation.join_shares(shares))
     for other in (0, 1):
-        late = late - _pair_mask(masking, 2, keys[other], other, 4096)
+        late = late - secure_aggregation._pair_mask(masking, 2, keys[other], other, 4096)
     assert not (late == 0).any(), "its own seed was not given away"
-    assert np.array_equal(late, key_stream(members[2]._seed, 4096))
+    assert np.array_equal(late, secure_aggregation.key_stream(members[2]._seed, 4096))
 
 
 def test_protocol_violations_are_refused():
     members, keys, sealed = seal_shares(3)
     zeros, few = np.zeros(2, dtype=np.int64), "expected at least the threshold of 2, which hides each update, found 1"
-    assert {len(key) for key in keys.values()} == {KEYS}
-    assert {len(row) for rows in sealed.values() for row in rows.values()} == {SEALED}
+    assert {len(key) for key in keys.values()} == {secure_aggregation.KEYS}
+    assert {len(row) for rows in sealed.values() for row in rows.values()} == {secure_aggregation.SEALED}
     with pytest.raises(MessageRefused, match=few):
         members[0].shares({0: keys[0]})
     for wrong in ({**keys, 0: keys[1]}, {**keys, 2: keys[1]}, {1: keys[1], 2: keys[2]}):
@@ -510,20 +498,20 @@ def test_protocol_violations_are_refused():
 
 def test_mismatched_masking_key_is_refused():
     members, keys, _ = seal_shares(3)
-    other = split_secret(b"o" * SECRET, range(3), 2)
-    seeds = {number: split_secret(members[number]._seed, range(3), 2) for number in range(2)}
+    other = secure_aggregation.split_secret(b"o" * secure_aggregation.SECRET, range(3), 2)
+    seeds = {number: secure_aggregation.split_secret(members[number]._seed, range(3), 2) for number in range(2)}
     shares = {holder: {0: seeds[0][holder], 1: seeds[1][holder], 2: other[holder]} for holder in range(2)}
     with pytest.raises(MessageRefused, match="shares of another key"):
-        unmask_sum(np.zeros(2, dtype=np.int64), survivors=[0, 1], shares=shares, keys=keys)
+        secure_aggregation.unmask_sum(np.zeros(2, dtype=np.int64), survivors=[0, 1], shares=shares, keys=keys)
 
 
 @pytest.mark.parametrize("point", [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little")])
 def test_fault_95_unusable_or_foreign_keys_are_refused(point):
-    own, other = Member(0, 2).keys(), Member(1, 2).keys()
-    require_keys(own, [other])
-    for keys in (own[:SECRET] + point, point + own[SECRET:]):
+    own, other = secure_aggregation.Member(0, 2).keys(), secure_aggregation.Member(1, 2).keys()
+    secure_aggregation.require_keys(own, [other])
+    for keys in (own[: secure_aggregation.SECRET] + point, point + own[secure_aggregation.SECRET :]):
         expected = "expected two valid public keys of X25519, found a key that allows no shared secret"
         with pytest.raises(MessageRefused, match=expected):
-            require_keys(keys, [])
+            secure_aggregation.require_keys(keys, [])
     with pytest.raises(MessageRefused, match="expected the member's own keys, found the keys of another member"):
-        require_keys(own, [other, own])
+        secure_aggregation.require_keys(own, [other, own])

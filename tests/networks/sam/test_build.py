@@ -11,42 +11,30 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from samfed_monai.core.errors import Refused
+from samfed_monai.networks.sam import build
 from samfed_monai.networks.sam.adapter import Adapt, adapted_tensors, prepare
-from samfed_monai.networks.sam.build import (
-    SAM_BUILDERS,
-    assemble,
-    build_sam,
-    crop,
-    fit_positions,
-    fold_batch_norms,
-    inner_size,
-    pad,
-    place,
-    side_problems,
-    vit_encoder,
-)
 from tests.networks.sam.tiny import SIZE
 
 
 def test_positions_are_interpolated_only_if_needed():
     state = {"blocks.2.attn.rel_pos_h": torch.tensor([[0.0], [1.0], [2.0], [3.0]])}
-    fitted = fit_positions(state, {"blocks.2.attn.rel_pos_h": torch.zeros(2, 1)})
+    fitted = build.fit_positions(state, {"blocks.2.attn.rel_pos_h": torch.zeros(2, 1)})
     # two outputs at the middles of two inputs each (align_corners=False)
     torch.testing.assert_close(fitted["blocks.2.attn.rel_pos_h"], torch.tensor([[0.5], [2.5]]))
     state = {"pos_embed": torch.full((1, 8, 8, 2), 3.0), "neck.0.weight": torch.rand(3, 2)}
-    fitted = fit_positions(state, {"pos_embed": torch.zeros(1, 4, 4, 2), "neck.0.weight": torch.zeros(5, 2)})
+    fitted = build.fit_positions(state, {"pos_embed": torch.zeros(1, 4, 4, 2), "neck.0.weight": torch.zeros(5, 2)})
     torch.testing.assert_close(fitted["pos_embed"], torch.full((1, 4, 4, 2), 3.0))
     assert fitted["neck.0.weight"] is state["neck.0.weight"]
-    assert fit_positions(state, state)["pos_embed"] is state["pos_embed"]
+    assert build.fit_positions(state, state)["pos_embed"] is state["pos_embed"]
 
 
 def tiny(size: int):
-    return assemble(vit_encoder(size, width=16, depth=2, heads=2, global_blocks=(1,)), size).eval()
+    return build.assemble(build.vit_encoder(size, width=16, depth=2, heads=2, global_blocks=(1,)), size).eval()
 
 
 @pytest.mark.parametrize("size", [64, 80, 128])
 def test_mask_has_quarter_of_image_size(checkpoint, size):
-    for network in (build_sam("vit_t", checkpoint, size), tiny(size)):
+    for network in (build.build_sam("vit_t", checkpoint, size), tiny(size)):
         with torch.no_grad():
             mask = network(torch.rand(1, 3, size, size))
         assert mask.shape == (1, 1, size // 4, size // 4)
@@ -55,10 +43,10 @@ def test_mask_has_quarter_of_image_size(checkpoint, size):
 
 def test_vit_checkpoint_fits_other_image_size(tmp_path, monkeypatch):
     torch.manual_seed(0)
-    tiny_vit = partial(vit_encoder, width=16, depth=2, heads=2, global_blocks=(1,))
-    monkeypatch.setitem(SAM_BUILDERS._entries, "tiny", tiny_vit)
+    tiny_vit = partial(build.vit_encoder, width=16, depth=2, heads=2, global_blocks=(1,))
+    monkeypatch.setitem(build.SAM_BUILDERS._entries, "tiny", tiny_vit)
     torch.save(tiny(128).state_dict(), tmp_path / "tiny.pth")
-    sam = build_sam("tiny", tmp_path / "tiny.pth", size=64)
+    sam = build.build_sam("tiny", tmp_path / "tiny.pth", size=64)
     with torch.no_grad():
         assert sam(torch.rand(2, 3, 64, 64)).shape == (2, 1, 16, 16)
 
@@ -82,30 +70,30 @@ def test_normalisation_matches_sam():
 def test_checkpoint_of_other_sam_is_refused(tmp_path, checkpoint):
     torch.save(tiny(64).state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
     with pytest.raises(Refused, match=r"another network's weights .*; set base to the SAM of these weights") as refused:
-        build_sam("vit_t", tmp_path / "sam_vit_b_01ec64.pth", size=64)
+        build.build_sam("vit_t", tmp_path / "sam_vit_b_01ec64.pth", size=64)
     assert len(refused.value.problems) <= 6, "five of them, and what they mean"
 
 
 def test_unknown_encoder_name_is_refused():
     with pytest.raises(Refused, match=r"SAM encoder: .*did you mean 'vit_"):
-        build_sam("vit_x", size=256)
+        build.build_sam("vit_x", size=256)
 
 
 @pytest.mark.parametrize("size", [0, 48, 100, 1040, 224.0, "224", True, None])
 def test_invalid_sizes_are_reported(size):
-    (problem,) = side_problems("network_def#size", size)
+    (problem,) = build.side_problems("network_def#size", size)
     assert str(problem).startswith("network_def#size: expected a multiple of 16 from 64 to 1024 pixels, found ")
 
 
 def test_inner_size_matches_hand_computed_values():
-    assert inner_size(256, 256, 512) == (512, 512)
-    assert inner_size(300, 400, 512) == inner_size(767, 1022, 512) == (384, 512)
-    assert inner_size(400, 1, 256) == (256, 4)
+    assert build.inner_size(256, 256, 512) == (512, 512)
+    assert build.inner_size(300, 400, 512) == build.inner_size(767, 1022, 512) == (384, 512)
+    assert build.inner_size(400, 1, 256) == (256, 4)
 
 
 @given(st.integers(8, 3000), st.integers(8, 3000), st.sampled_from([256, 512, 1024]))
 def test_inner_size_ends_on_mask_border(height, width, size):
-    inner = inner_size(height, width, size)
+    inner = build.inner_size(height, width, size)
     assert max(inner) == size
     assert all(side % 4 == 0 and 4 <= side <= size for side in inner)
     scale = size / max(height, width)
@@ -119,15 +107,15 @@ def test_inner_size_ends_on_mask_border(height, width, size):
 def test_mask_is_restored_without_shift(height, width):
     """A ramp survives scaling, padding, quartering, cropping and resizing back: nothing moved."""
     ramp = torch.linspace(0, 1, width).expand(1, 1, height, width) + torch.linspace(0, 1, height)[:, None]
-    quarter = F.avg_pool2d(pad(place(ramp, 256), 256), 4)
-    back = F.interpolate(crop(quarter, height, width, 256), (height, width), mode="bilinear", align_corners=False)
+    quarter = F.avg_pool2d(build.pad(build.place(ramp, 256), 256), 4)
+    back = F.interpolate(build.crop(quarter, height, width, 256), (height, width), mode="bilinear", align_corners=False)
     inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
     # half a mask pixel at most, where a pixel of the mask is max(h, w) / 64 of the image's
     assert (back - ramp)[inside].abs().max() <= 0.5 * (1 / 64 + 1 / 64) * max(height, width) / min(height, width) + 1e-3
 
 
 def test_encoder_matches_timm_attention(checkpoint):
-    sam = build_sam("vit_t", checkpoint, SIZE)
+    sam = build.build_sam("vit_t", checkpoint, SIZE)
     encoder, image = sam.image_encoder, torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     assert all(tensor.is_contiguous() for tensor in encoder.state_dict().values()), "weights in their own order"
     blocks = [module for module in encoder.modules() if hasattr(module, "fused_attn")]
@@ -146,14 +134,14 @@ def batch_norms(network: torch.nn.Module) -> int:
 
 
 def test_folded_batch_norms_keep_embeddings_and_adapter(checkpoint):
-    plain, folded = (build_sam("vit_t", checkpoint, SIZE) for _ in range(2))
+    plain, folded = (build.build_sam("vit_t", checkpoint, SIZE) for _ in range(2))
     with torch.no_grad():
         for sam in (plain, folded):
             generator = torch.Generator().manual_seed(0)  # those of a fresh network change nothing
             for name, tensor in sam.image_encoder.state_dict().items():
                 if "running_" in name:
                     tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-        fold_batch_norms(folded.image_encoder)
+        build.fold_batch_norms(folded.image_encoder)
         image = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
         expected, found = plain.encode(image), folded.encode(image)
     assert (batch_norms(plain), batch_norms(folded)) == (27, 0)
@@ -167,7 +155,7 @@ def test_folded_batch_norms_keep_embeddings_and_adapter(checkpoint):
 
 
 def test_vit_has_no_batch_norms_to_fold():
-    sam = assemble(vit_encoder(64, width=16, depth=1, heads=2, global_blocks=()), 64)
+    sam = build.assemble(build.vit_encoder(64, width=16, depth=1, heads=2, global_blocks=()), 64)
     before = list(sam.state_dict())
-    fold_batch_norms(sam.image_encoder)
+    build.fold_batch_norms(sam.image_encoder)
     assert list(sam.state_dict()) == before
