@@ -16,17 +16,7 @@ from typing import Any
 
 from samfed_monai import __version__
 from samfed_monai.cli.arguments import CommandParser
-from samfed_monai.core.errors import (
-    BUG_NOTE,
-    ExitCode,
-    Problems,
-    Refused,
-    SamFedError,
-    Terminated,
-    closest,
-    name_problems,
-    reported,
-)
+from samfed_monai.core import errors
 from samfed_monai.core.process_setup import DEVICE, best_device, set_up_process
 from samfed_monai.core.run_log import is_first
 from samfed_monai.federation.signals import Termination, stopped_by_sigterm
@@ -89,13 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Termination(), _device(getattr(arguments, "device", None)):
             arguments.run(arguments)
         sys.stdout.flush()
-        return int(ExitCode.DONE)
-    except Refused as error:
-        return reported(_with_options(error, getattr(arguments, "known_options", ())))
-    except (SamFedError, KeyboardInterrupt) as error:
-        return reported(error)
-    except Terminated:
-        return reported(stopped_by_sigterm(getattr(arguments, "kept", None)))
+        return int(errors.ExitCode.DONE)
+    except errors.Refused as error:
+        return errors.reported(_with_options(error, getattr(arguments, "known_options", ())))
+    except (errors.SamFedError, KeyboardInterrupt) as error:
+        return errors.reported(error)
+    except errors.Terminated:
+        return errors.reported(stopped_by_sigterm(getattr(arguments, "kept", None)))
     except Exception as error:
         from samfed_monai.config.workflow import unwrap
 
@@ -103,10 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # else Python reports it again at exit
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
         if known is not None:
-            return reported(known)
+            return errors.reported(known)
         traceback.print_exc()
-        sys.stderr.write(f"\n{BUG_NOTE}\n")
-        return int(ExitCode.FAILED)
+        sys.stderr.write(f"\n{errors.BUG_NOTE}\n")
+        return int(errors.ExitCode.FAILED)
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, namespace: argparse.Namespace) -> None:
@@ -122,25 +112,27 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, namespac
 
 def _refuse_unnameable(words: Sequence[str]) -> None:
     """Refuses paths of the command line, and a current folder, with names that no list or table can hold."""
-    problems = Problems(name_problems((word for word in words if _SURROGATE.search(word)), "command line"))
+    problems = errors.Problems(
+        errors.name_problems((word for word in words if _SURROGATE.search(word)), "command line")
+    )
     try:
-        problems.extend(name_problems([os.getcwd()], "the current folder"))
+        problems.extend(errors.name_problems([os.getcwd()], "the current folder"))
     except FileNotFoundError:
         problems.add("the current folder", found="a deleted folder", expected="a folder that exists")
     problems.refuse_if_any()
 
 
-def _with_options(error: Refused, options: Collection[str]) -> Refused:
+def _with_options(error: errors.Refused, options: Collection[str]) -> errors.Refused:
     """Returns the error; the hint of an unknown id that resembles an option of the command's own parser names that."""
     from samfed_monai.config.ids import UnknownId
 
-    problems = Problems()
+    problems = errors.Problems()
     for problem in error.problems:
         _, from_command_line, name = problem.where.rpartition("command line -> ")
         unknown = from_command_line and isinstance(problem, UnknownId) and not problem.hint.startswith("did you mean")
-        similar = closest(f"--{name}", options, 0.7) if unknown else None
+        similar = errors.closest(f"--{name}", options, 0.7) if unknown else None
         problems.append(replace(problem, hint=f"did you mean {similar}?") if similar else problem)
-    return Refused(problems)
+    return errors.Refused(problems)
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -159,7 +151,8 @@ def _device(name: str | None) -> Iterator[None]:
         yield
     finally:
         del os.environ[DEVICE]
-        os.environ.update({} if previous is None else {DEVICE: previous})
+        if previous is not None:
+            os.environ[DEVICE] = previous
 
 
 class _StderrHandler(logging.StreamHandler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,7 +141,7 @@ def check_data(datalist: DataList, data_root: str | Path, *, cache_dir: str | Pa
     list_hash = datalist.hash  # read once: each access serialises the whole list
     record_file = Path(cache_dir) / "checked" / f"{list_hash[:16]}.json"
     record: object = None
-    with Problems().collected():  # a missing or damaged record is made again
+    with suppress(Refused):  # a missing or damaged record is made again
         record = read_json(record_file)
     checks = record.get("looks") if isinstance(record, dict) and record.get("seal") == state_hash else None
     if type(checks) is int and not verify:

@@ -158,14 +158,14 @@ class ScoreHandler:
 
     def _row(self, prediction: np.ndarray, label: Tensor, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Scores of an image, with those of each class if there are several."""
-        truth = self._to_mask(label, "label")
+        truth = self._to_mask(label, is_label=True)
         if not self.classes:
             return {**segmentation_scores(prediction, truth, pooled=self.pooled).as_dict(), **(extra or {})}
         by_class = scores_by_class(prediction, truth, len(self.classes), pooled=self.pooled)
         classes = {name: scores.as_dict() for name, scores in zip(self.classes, by_class, strict=True)}
         return {**over_classes(by_class, skip_empty=self.skip_empty).as_dict(), **(extra or {}), "classes": classes}
 
-    def _to_mask(self, channels: Tensor, what: str = "pred") -> np.ndarray:
+    def _to_mask(self, channels: Tensor, *, is_label: bool = False) -> np.ndarray:
         """Converts probabilities or a label (C, H, W) to a mask (H, W): bool, or the classes' values.
 
         A probability of 0.5 is foreground, as in written masks; a label's pixel of which half is foreground is not.
@@ -175,13 +175,14 @@ class ScoreHandler:
         if array.ndim != 3 or array.shape[0] != count:
             expected = f"{count} channels (the background and each class)" if self.classes else "one channel (1, H, W)"
             hint = "give train.json and the data list the same `classes`"
-            raise refused(f"ScoreHandler, {what}", f"shape {array.shape}", expected, hint)
-        foreground: np.ndarray = array[0] >= 0.5 if what == "pred" else array[0] > 0.5
+            where = f"ScoreHandler, {'label' if is_label else 'pred'}"
+            raise refused(where, f"shape {array.shape}", expected, hint)
+        foreground = array[0] > 0.5 if is_label else array[0] >= 0.5
         return array.argmax(axis=0) if self.classes else foreground
 
     def _keep_slice(self, item: Mapping[str, Any], prediction: np.ndarray) -> None:
         """Keeps a slice until its volume is scored; its pixel size in mm is scaled to the size of the label."""
-        truth = self._to_mask(item["label"], "label")
+        truth = self._to_mask(item["label"], is_label=True)
         (rows, columns, slices), native = ([float(side) for side in item[key]] for key in ("spacing", "native_size"))
         row_mm, column_mm = (rows * native[0] / truth.shape[0], columns * native[1] / truth.shape[1])
         volume = self._volumes.setdefault(item["volume"], Volume((slices, row_mm, column_mm) if slices else None))
