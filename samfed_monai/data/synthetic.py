@@ -405,11 +405,11 @@ def render_synthetic(
         Refused: a count or size is out of range.
     """
     splits = {"unlabelled": images_per_site, "validation": validation, "test": test}
-    counts = {"images_per_site": images_per_site, "public": public, "validation": validation, "test": test}
+    counts = {"--images-per-site": images_per_site, "--public": public, "validation": validation, "test": test}
     require(
-        one_of("synthetic -> scene", scene, PUBLIC),
-        whole("synthetic -> sites", sites, least=1),
-        *(whole(f"synthetic -> {name}", count, least=0, most=_SPLIT_STRIDE - 1) for name, count in counts.items()),
+        one_of("--scene", scene, PUBLIC),
+        whole("--sites", sites, least=1),
+        *(whole(name, count, least=0, most=_SPLIT_STRIDE - 1) for name, count in counts.items()),
         _size_problems(size, _SMALLEST),
     )
     folder, purpose = Path(folder), ("synthetic",) if scene == "skin" else ("synthetic", scene)
@@ -444,7 +444,7 @@ def render_synthetic(
 def _size_problems(size: Sequence[int], least: int, most: float = math.inf) -> list[Problem]:
     fits = len(size) == 2 and least <= min(size) <= max(size) <= most
     expected = f"(H, W), each at least {least}" + (f" and at most {most}" if most < math.inf else "")
-    return [] if fits else [Problem("synthetic -> size", str(tuple(size)), expected)]
+    return [] if fits else [Problem("--size", str(tuple(size)), expected)]
 
 
 def _save(path: Path, content: bytes) -> str:
@@ -564,9 +564,9 @@ def render_volumes(
     import nibabel
 
     require(
-        whole("synthetic -> volumes", volumes, least=1, most=_DEEPEST),
-        whole("synthetic -> public", public, least=0, most=_DEEPEST),
-        whole("synthetic -> depth", depth, least=4, most=_DEEPEST),
+        whole("--volumes", volumes, least=1, most=_DEEPEST),
+        whole("--public", public, least=0, most=_DEEPEST),
+        whole("depth", depth, least=4, most=_DEEPEST),
         _size_problems(size, _THINNEST, _DEEPEST),
     )
     shape = (size[1], size[0], depth)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from scipy import ndimage
 
-from samfed_monai.core.errors import Problems, refused
+from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.io import sha256_bytes, undo_on_error, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
@@ -93,13 +93,18 @@ def weaken(
             extra ``weak``) is not installed.
     """
     kind = LabelKind(kind)
-    problems = Problems(whole("points", points, "a number of points of each class", least=1))
-    problems.unless(width > 0 and width % 2 == 1, "width", width, "an odd number of pixels")
-    problems.extend(one_of("kind", kind.value, WEAK))
+    problems = Problems([*_size_problems(points, width), *one_of("kind", kind.value, WEAK)])
     if mask.all() or not mask.any():
         problems.add("mask", found="only one class", expected="foreground and background", hint="keep it as a mask")
     problems.refuse_if_any()
     return WEAK[kind](mask, random, points, width)
+
+
+def _size_problems(points: int, width: int, dashes: str = "") -> list[Problem]:
+    """Returns the problems of both sizes, which are options of the command line if their names have dashes."""
+    problems = Problems(whole(f"{dashes}points", points, "a number of points of each class", least=1))
+    problems.unless(width > 0 and width % 2 == 1, f"{dashes}width", width, "an odd number of pixels")
+    return list(problems)
 
 
 def _regions(mask: Picture) -> dict[int, np.ndarray]:
@@ -201,7 +206,7 @@ def weaken_list(
         Refused: an unknown site or kind, a site whose labels are weak already, no training image with a mask, a file
             that cannot be read or written. No file is written then.
     """
-    problems = Problems()
+    problems = Problems(_size_problems(points, width, "--"))
     if not kinds:
         problems.add(f"{datalist.name} -> sites", found="no site that trains", expected="sites with training images")
     for site, kind in kinds.items():

@@ -180,10 +180,15 @@ def test_other_seeds_and_point_options_write_other_labels(masks):
 def test_invalid_sites_and_kinds_are_refused_together(masks):
     root, listed = masks[0], replace(masks[1], sites={**masks[1].sites, "bare": Site([Item("1.png", "a" * 64)])})
     error = r"(?s)\['bare', 'site-1', 'site-2'\], found 'site-9'.*--kind of site-1: .*'lines'.*bare -> .*found no masks"
-    with pytest.raises(Refused, match=error):
-        weaken_list(listed, root, {"site-9": "box", "site-1": "lines", "bare": "box"})
-    with pytest.raises(Refused, match=r"(?s)--points: expected 5, as no site here gets points, found 3; .*--width: "):
-        weaken_list(listed, root, {"site-1": "block"}, points=3, width=5)
+    unread = r"(?s)--points: expected 5, as no site here gets points, found 3; .*--width: "
+    outside = r"(?s)--points: expected a number .* >= 1, found 0.*--width: expected an odd number of pixels, found 2"
+    for kinds, sizes, message in (
+        ({"site-9": "box", "site-1": "lines", "bare": "box"}, {}, error),
+        ({"site-1": "block"}, {"points": 3, "width": 5}, unread),
+        ({"site-1": "points"}, {"points": 0, "width": 2}, outside),
+    ):
+        with pytest.raises(Refused, match=message):
+            weaken_list(listed, root, kinds, **sizes)
 
 
 def test_empty_full_and_missing_masks_are_unchanged(tmp_path):
