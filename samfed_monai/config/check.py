@@ -209,16 +209,17 @@ def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: 
 
 
 def check_base_weights(content: Mapping[str, Any], bundle_root: Path) -> Iterator[Problem]:
-    """A missing checkpoint of SAM, given by its name (``base``) unless the teacher has a path (``checkpoint``)."""
-    base = content.get("base")
-    if not isinstance(base, str) or base.startswith(("$", "@")) or _option_path(content, "checkpoint") is not None:
-        return
+    """Missing checkpoints of SAM that the teacher or a term names (``base``), unless it has a path (``checkpoint``)."""
     from samfed_monai.networks import find_checkpoint
 
-    try:
-        find_checkpoint(base, bundle_root)
-    except Refused as refused:
-        yield from refused.problems
+    terms, problems = content.get("terms"), Problems()
+    parts = [content, *(terms.values() if isinstance(terms, dict) else ())]
+    for part in (each for each in parts if isinstance(each, Mapping) and each.get("_disabled_") is not True):
+        base = part.get("base")
+        if isinstance(base, str) and not is_code(base) and _option_path(part, "checkpoint") is None:
+            with problems.collected():
+                find_checkpoint(base, bundle_root if part is content else None)  # a term knows no bundle
+    yield from problems
 
 
 def check_logging(bundle_root: Path) -> Iterator[Problem]:

@@ -325,8 +325,8 @@ def find_checkpoint(name: str, bundle_root: str | Path | None = None) -> Path:
         if (folder / weights.file).is_file():
             return folder / weights.file
     source = "FILE|URL|registry" if weights.archive else "FILE|URL"
-    hint = f"run `samfed weights {weights.names[0]} --from {source}`"
-    raise refused(f"weights of {name}", "no such file", f"{weights.file} in {' or '.join(map(str, folders))}", hint)
+    where, hint = f"weights of {weights.names[0]}", f"run `samfed weights {weights.names[0]} --from {source}`"
+    raise refused(where, "no such file", f"{weights.file} in {' or '.join(map(str, folders))}", hint)
 
 
 def install_weights(name: str, source: str | Path, *, folder: str | Path | None = None) -> Path:

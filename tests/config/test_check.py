@@ -12,7 +12,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from samfed_monai.config import check_bundle, find_bundle, known_variants
-from samfed_monai.config.check import workflows_of
+from samfed_monai.config.check import check_base_weights, workflows_of
 from samfed_monai.config.options import OPTIONAL
 from tests.config.conftest import TRAIN
 
@@ -397,6 +397,8 @@ def test_fault_28_sam_weights_are_required_unless_teacher_is_off(bundle, rewrite
     assert "run `samfed weights mobile_sam --from FILE|URL|registry`" in message
     assert check(bundle, "federate", ready=False) == []
     assert check(bundle, "federate", overrides={"variant": "gentle"}) == []
+    terms = {"see": {"base": "vit_t"}, "off": {"base": "vit_b", "_disabled_": True}, "other": "@terms#see"}
+    assert [problem.where for problem in check_base_weights({"terms": terms}, bundle)] == ["weights of mobile_sam"]
 
 
 def test_fault_73_learning_rate_replaced_by_variant_is_refused(tmp_path):
