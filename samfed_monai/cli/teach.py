@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 
-from samfed_monai.cli.arguments import add_bundle, add_data, add_device, on_list, take_overrides
+from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, on_list, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.text import as_argument
 
@@ -42,11 +42,17 @@ def run(arguments: argparse.Namespace) -> None:
     given = {name: value for name, value in given.items() if value is not None} | overrides_of(arguments.extra)
     run_workflow(arguments.bundle, "teacher", given)
     datalist = DataList.load(arguments.datalist)
+    trains = any(site.unlabelled for site in datalist.sites.values())
+    used = sorted(USE_OF_TEACHER & given.keys() - ({"adapt"} if trains else {"adapt", "checkpoint"}))
+    options = [word for name in used for word in (f"--{TEACHER}#{name}", as_argument(given[name]))]
+    if not trains:  # the list of a server, whose sites have their own
+        job = shlex.join(["samfed", "flare", "submit", arguments.bundle, *options])
+        line = 'next: set "adapter" to %s in samfed_site.json of the server, then `%s …` (docs/deploy.md)'
+        logger.info(line, absolute(arguments.output), job)
+        return
     words = on_list(["samfed", "federate", arguments.bundle], arguments.datalist, arguments.data_root, datalist)
-    words += ["--adapter", as_argument(arguments.output)]
-    used = sorted(USE_OF_TEACHER & given.keys() - {"adapt"})
-    words += [word for name in used for word in (f"--{TEACHER}#{name}", as_argument(given[name]))]
-    logger.info("next: %s", shlex.join([*words, "--output-dir", "RUN"]))
+    words += ["--adapter", as_argument(arguments.output), *options, "--output-dir", "RUN"]
+    logger.info("next: %s", shlex.join(words))
 
 
 def add_weights_parser(subparsers: argparse._SubParsersAction) -> None:

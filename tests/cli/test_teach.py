@@ -10,7 +10,7 @@ import pytest
 from samfed_monai.cli.main import build_parser
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import read_json
-from samfed_monai.data import render_synthetic
+from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.networks.sam.adapter import read_header
 from tests.networks.fakes import fake_checkpoint
 
@@ -41,6 +41,17 @@ def test_teach_passes_unknown_options_as_overrides(listed, tmp_path, monkeypatch
     header = read_header(tmp_path / "-a b.safetensors")
     assert (header.adapt.value, header.rank, header.size) == ("lora", 2, 64)
     assert "held_out" in read_json(tmp_path / "-a b.fit.json")["after"]
+
+
+def test_teach_on_list_of_server_names_its_site_file(listed, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("samfed_monai.config.workflow.run_workflow", lambda *_: None)
+    DataList.load(listed[1]).for_server().save(tmp_path / "server.json")
+    words = ["--datalist", str(tmp_path / "server.json"), *listed[2:], "--output", str(tmp_path / "a.safetensors")]
+    run("teach", str(BUNDLE), *words, "--checkpoint", "c.pt", "--size", "64")
+    job = f"`samfed flare submit {BUNDLE} '--teacher#size' 64 …`"
+    place = f'"adapter" to {tmp_path / "a.safetensors"} in samfed_site.json of the server'
+    assert caplog.messages == [f"next: set {place}, then {job} (docs/deploy.md)"]
 
 
 def test_teach_uses_configured_handlers_and_loss(listed, tmp_path):
