@@ -191,6 +191,6 @@ def on_list(start: Sequence[str], path: str | Path, root: str | Path, trains: Da
         trains: the list, for a command that trains; its classes and number of sites need options.
     """
     words = [*start, "--datalist", as_argument(path), "--data-root", as_argument(root)]
-    words += ["--classes", json.dumps(trains.classes)] if trains and trains.classes else []
+    words += ["--classes", json.dumps(trains.classes, ensure_ascii=False)] if trains and trains.classes else []
     alone = trains is not None and sum(bool(site.unlabelled) for site in trains.sites.values()) == 1
     return [*words, "--allow_single_site", "true"] if alone else words

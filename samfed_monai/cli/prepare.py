@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -132,18 +134,21 @@ def _print_summary(prepared: Prepared, given: Mapping[str, Any]) -> None:
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
     root = given.get("slices") or given.get("data_root") or given["root"]
-    training = [site.unlabelled for site in datalist.sites.values() if site.unlabelled]
-    labelled = all(any(item.label for item in items) for items in training)
+    training = {name: site.unlabelled for name, site in datalist.sites.items() if site.unlabelled}
+    bare = [name for name, items in training.items() if not any(item.label for item in items)]
+    weak = any(item.weak for items in training.values() for item in items)
+    variant = "weak_labels" if weak else None if datalist.public else "supervised"
     if not training:
         words = on_list(["samfed", "evaluate", "BUNDLE", "--model", "MODEL"], prepared.path, root)
         lines += [f"next    {shlex.join([*words, '--output-dir', 'SCORES'])}"]
-    elif not datalist.public and not labelled:
+    elif variant == "supervised" and bare:
         lines += ["next    add public images with masks (--public), or masks at every site: no variant trains without"]
     elif prepared.report:
-        weak = labelled and any(item.weak for items in training for item in items)
-        variant = "weak_labels" if weak else None if datalist.public else "supervised"
-        words = on_list(["samfed", "federate", "BUNDLE"], prepared.path, root, datalist)
+        unseen = bare if weak else []  # at which this variant has nothing to learn from
+        part = replace(datalist, sites={name: site for name, site in datalist.sites.items() if name not in unseen})
+        words = on_list(["samfed", "federate", "BUNDLE"], prepared.path, root, part)
         words += ["--variant", variant] if variant else []
+        words += ["--unseen", json.dumps(unseen, ensure_ascii=False)] if unseen else []
         lines += [f"next    look at the report, then {shlex.join([*words, '--output-dir', 'RUN'])}"]
     sys.stdout.write("\n".join(lines) + "\n")
 

@@ -344,12 +344,13 @@ def test_default_label_kind_applies_to_training_sites_only(root, tmp_path):
 
 
 def test_folders_command_sets_label_kinds(root, tmp_path, capsys):
-    words = ["folders", root, "--output", tmp_path / "list.json", "--no-report"]
+    words = ["folders", root, "--output", tmp_path / "list.json"]
     chosen = ["--public", "public", "--label-kind", "scribble", "--label-kind", "c=mask"]
     run(*words, *chosen)
     assert kinds_of(DataList.load(tmp_path / "list.json"), "a") == ["scribble"] * 16
     output = capsys.readouterr().out
     assert "please check: no scores at b, d" in output
+    assert output.endswith(""" --variant weak_labels --unseen '["d"]' --output-dir RUN\n"""), "d has no label"
     assert "few images for scores at a, c:" in output, "more of b's images cannot be measured with"
     with pytest.raises(Refused, match="--label-kind: expected one value, found two values for all sites"):
         run(*words, *chosen, "--label-kind", "box")
