@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -304,6 +304,7 @@ def draw_coco(
     skip_unreadable: bool = False,
     output: str | Path | None = None,
     written: Created | None = None,
+    check: Callable[[Collection[Path]], object] | None = None,
 ) -> list[str]:
     """Draws COCO annotations as ``<site>/masks/<stem>.png``, as :mod:`.folders` reads them.
 
@@ -316,6 +317,7 @@ def draw_coco(
         skip_unreadable: whether to leave out pictures that cannot be read.
         output: the data list to write, which is never read as annotations.
         written: mapping to which the new files are added.
+        check: called with the paths of all masks to draw, before any image is read; it may refuse them.
 
     Returns:
         Sentences on pictures and sites left out.
@@ -335,18 +337,21 @@ def draw_coco(
     for folder in (folder for folder, paths in files.items() if paths):
         require_writable(folder / "masks")  # before any mask is drawn
     of_categories = f" of {' or '.join(categories)}" if categories else ""
+    sites = [_Site(folder, of_categories) for folder, paths in files.items() if paths]
+    for site, picture in ((site, picture) for site in sites for picture in pictures):
+        with problems.collected():
+            if picture.where in files[site.folder]:
+                site.match(picture, blank_is_empty=blank_is_empty)
+    if check is not None and not problems:
+        check([place for site in sites for _, _, place in site.matched if place is not None])
     masks, sentences = dict[Path, bytes](), list[str]()
-    for folder, paths in files.items():
-        if not paths:
-            sentences.append(f"{folder.name} has no COCO file (*.json, annotations/*.json): used without changes")
-            continue
-        site = _Site(folder, of_categories)
-        of_site = [picture for picture in pictures if picture.where in paths]
-        for picture in progress_bar(of_site, desc=f"drawing {folder.name}", unit="mask"):
+    for site in sites:
+        for match in progress_bar(site.matched, desc=f"drawing {site.folder.name}", unit="mask"):
             with problems.collected():
-                site.draw(picture, blank_is_empty=blank_is_empty, skip_unreadable=skip_unreadable)
-        masks |= site.masks
+                masks |= site.draw(*match, skip_unreadable)
         sentences += site.sentences(root)
+    for folder in (folder for folder, paths in files.items() if not paths):
+        sentences.append(f"{folder.name} has no COCO file (*.json, annotations/*.json): used without changes")
     problems.refuse_if_any()
     write_new(masks, {} if written is None else written)
     return sentences
@@ -370,37 +375,55 @@ class _Site:
     backslashes and be percent-encoded. A path from a COCO file is never opened.
 
     Args:
-        site: its folder.
+        folder: its folder.
         of_categories: the foreground, for messages.
     """
 
-    def __init__(self, site: Path, of_categories: str) -> None:
-        self.site, self.of_categories, self.without_annotations = site, of_categories, 0
-        self.masks, self.unlisted = dict[Path, bytes](), dict.fromkeys(list_images(site / "images"))
+    def __init__(self, folder: Path, of_categories: str) -> None:
+        self.folder, self.of_categories, self.without_annotations = folder, of_categories, 0
+        #: Pictures with their images, and the paths of the masks to draw; ``None`` draws none.
+        self.matched = list[tuple[AnnotatedImage, Path, Path | None]]()
+        self._places, self.unlisted = set[Path](), dict.fromkeys(list_images(folder / "images"))
         self._by_name: dict[str, list[Path]] = {}
         for path in self.unlisted:
             self._by_name.setdefault(normal(path.name), []).append(path)
         self._stem_counts = Counter(stem(path.name) for path in self.unlisted)
 
-    def draw(self, picture: AnnotatedImage, *, blank_is_empty: bool, skip_unreadable: bool) -> None:
-        """Draws a picture's mask; arguments as of :func:`draw_coco`."""
-        image = self.image_of(picture, skip_unreadable)
-        if image is None:
-            return
-        place = self.mask_of(image)
-        if not picture.annotations and not blank_is_empty:
-            self.without_annotations += 1
-            if place.exists():  # left by an earlier call, it would be used as the picture's mask
-                expected = f"none: its image has no annotation{self.of_categories}"
-                raise refused(place, "a mask", expected, "move it away, or annotate the image")
-        elif place in self.masks:
+    def match(self, picture: AnnotatedImage, *, blank_is_empty: bool) -> None:
+        """Finds a picture's image by its name; arguments as of :func:`draw_coco`."""
+        image = self.image_of(picture)
+        place, is_drawn = self.mask_of(image), bool(picture.annotations) or blank_is_empty
+        if not is_drawn and place.exists():  # left by an earlier call, it would be used as the picture's mask
+            expected = f"none: its image has no annotation{self.of_categories}"
+            raise refused(place, "a mask", expected, "move it away, or annotate the image")
+        if is_drawn and place in self._places:
             raise refused(picture.where, f"{picture.file_name} a second time", "each image once", "keep one entry")
-        else:
-            self.masks[place] = png_of(picture.mask() * np.uint8(255))
+        self._places.update([place] if is_drawn else [])
+        self.matched.append((picture, image, place if is_drawn else None))
+
+    def draw(self, entry: AnnotatedImage, image: Path, place: Path | None, skip_unreadable: bool) -> dict[Path, bytes]:
+        """Returns the mask of a picture by its path; none of a picture that is not annotated or cannot be read.
+
+        Raises:
+            Refused: the image has another size, or an annotation is wrong.
+        """
+        try:
+            height, width = read_image(image).shape[:2]
+        except Refused as refusal:
+            if skip_unreadable:  # reported when the list is made
+                return {}
+            raise Refused(map(with_skip_hint, refusal.problems)) from None
+        if (height, width) != (entry.height, entry.width):
+            expected, hint = f"{entry.width} x {entry.height}, as annotated", "annotate the image in this folder"
+            raise refused(f"{entry.where}: {entry.file_name}", f"{width} x {height} pixels", expected, hint)
+        if place is None:
+            self.without_annotations += 1
+            return {}
+        return {place: png_of(entry.mask() * np.uint8(255))}
 
     def sentences(self, root: Path) -> Iterator[str]:
         """Yields sentences on images without annotations, and on images that no COCO file names."""
-        name = self.site.name
+        name = self.folder.name
         if self.without_annotations:
             subject = counted(self.without_annotations, f"image of {name} has", f"images of {name} have")
             yield f"{subject} no annotation{self.of_categories}: used as unlabelled"
@@ -410,34 +433,25 @@ class _Site:
 
     def mask_of(self, image: Path) -> Path:
         """Returns the path of an image's mask; if several images share its name, in a subfolder as the image's."""
-        below = relative(image.parent, self.site / "images") if self._stem_counts[stem(image.name)] > 1 else ""
-        return self.site / "masks" / below / f"{stem(image.name)}.png"
+        below = relative(image.parent, self.folder / "images") if self._stem_counts[stem(image.name)] > 1 else ""
+        return self.folder / "masks" / below / f"{stem(image.name)}.png"
 
-    def image_of(self, entry: AnnotatedImage, skip_unreadable: bool) -> Path | None:
-        """Returns the image of an entry; ``None`` if it cannot be read and ``skip_unreadable`` is set.
+    def image_of(self, entry: AnnotatedImage) -> Path:
+        """Returns the image of an entry.
 
         Raises:
-            Refused: no image matches, several do, or its size differs.
+            Refused: no image matches, or several do.
         """
         where = f"{entry.where}: {entry.file_name}"
         found = self._matching_paths(entry.file_name) or self._matching_paths(unquote(entry.file_name))
         if len(found) != 1:
             found_text = "no such image" if not found else f"{len(found)} images of that name"
-            expected = f"one image of that name in {self.site / 'images'}"
+            expected = f"one image of that name in {self.folder / 'images'}"
             raise refused(where, found=found_text, expected=expected, hint="add the image, or remove its entry")
         self.unlisted.pop(found[0], None)
-        try:
-            height, width = read_image(found[0]).shape[:2]
-        except Refused as refusal:
-            if skip_unreadable:  # reported when the list is made
-                return None
-            raise Refused(map(with_skip_hint, refusal.problems)) from None
-        if (height, width) != (entry.height, entry.width):
-            expected, hint = f"{entry.width} x {entry.height}, as annotated", "annotate the image in this folder"
-            raise refused(where, found=f"{width} x {height} pixels", expected=expected, hint=hint)
         return found[0]
 
     def _matching_paths(self, name: str) -> list[Path]:
         listed = PurePosixPath(normal(name).replace("\\", "/"))
-        paths = {path: normal(relative(path, self.site / "images")) for path in self._by_name.get(listed.name, ())}
+        paths = {path: normal(relative(path, self.folder / "images")) for path in self._by_name.get(listed.name, ())}
         return [path for path, relative_path in paths.items() if parts_in_common(listed, PurePosixPath(relative_path))]

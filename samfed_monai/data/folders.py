@@ -23,6 +23,7 @@ from samfed_monai.data.datalist import LabelKind, confine
 from samfed_monai.data.image_folder import NIFTI, PICTURE, below, is_ignored, kind_of, not_read, outside, stem_of, walk
 from samfed_monai.data.reading import MASK_ENDINGS, SUFFIXES, Unreadable, decode_grey, decode_mask, read_bytes
 
+Paths = Collection[Path]
 RULE = "name each mask after its image: <stem>, " + " or ".join(f"<stem>{ending}" for ending in MASK_ENDINGS)
 """Names that the mask of an image may have, for messages."""
 FIRST_CHANNEL = "_0000"  # suffix of nnU-Net's images; masks have none
@@ -135,7 +136,7 @@ def class_value_problems(root: Path, values: Mapping[str, int]) -> list[Problem]
 
 
 def find_folders(
-    root: str | Path, *, public: str | None, output: str | Path | None = None, kind: str = PICTURE
+    root: str | Path, *, public: str | None, output: str | Path | None = None, kind: str = PICTURE, drawn: Paths = ()
 ) -> Listing:
     """Finds the images and masks of each site's folder.
 
@@ -145,6 +146,7 @@ def find_folders(
             ``None``: no images are public; a single site is enough, and ``root`` may be its folder.
         output: file to write later; its folder, if under ``root``, is not reported as a forgotten site.
         kind: of the images and masks, pictures or volumes.
+        drawn: further masks, whose files need not exist yet.
 
     Raises:
         Refused: no such folder, or no site beside the public one.
@@ -162,7 +164,7 @@ def find_folders(
     found: dict[str, list[Found]] = {}
     for name, folder in folders.items():
         with problems.collected():
-            found[name], unmatched = match_masks(folder, root, name, kind)
+            found[name], unmatched = match_masks(folder, root, name, kind, drawn)
             if name == public:
                 problems.extend(without_mask(found[name], _missing_mask_hint(folder, unmatched, found[name])))
             caveats += [*unread_notes(folder, kind), *unmatched_note(name, unmatched, found[name])]
@@ -222,11 +224,13 @@ def _misnamed_masks_folder(site: Path, kind: str) -> str | None:
     return near if near and list_images(site / near, kind) else None
 
 
-def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> tuple[list[Found], list[Path]]:
+def match_masks(
+    folder: Path, root: Path, origin: str, kind: str = PICTURE, drawn: Paths = ()
+) -> tuple[list[Found], list[Path]]:
     """Matches ``folder/images`` with ``folder/masks`` by stem; returns the images, and the masks without an image.
 
     A mask may also be named ``<stem>_segmentation`` or ``<stem>_mask``, an nnU-Net volume ``<stem>_0000``. Subfolders
-    of ``images`` and ``masks``, for instance of patients, must have the same names.
+    of ``images`` and ``masks``, for instance of patients, must have the same names. Masks in ``drawn`` need not exist.
 
     Raises:
         Refused: no ``images`` folder, or an empty one; an image has two masks; a mask matches several images; the
@@ -240,6 +244,7 @@ def match_masks(folder: Path, root: Path, origin: str, kind: str = PICTURE) -> t
         raise refused(folder / "images", found=found_here, expected=expected, hint=hint)
     if kind == PICTURE:
         _refuse_swapped_folders(folder, images, mask_paths)
+    mask_paths = sorted({*mask_paths, *(path for path in drawn if (folder / "masks") in path.parents)})
     subfolders = {path: normal(relative(path.parent, folder).partition("/")[2]) for path in [*images, *mask_paths]}
     by_stem: dict[str, list[Path]] = {}
     for path in images:

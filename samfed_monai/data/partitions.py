@@ -129,7 +129,7 @@ def hold_out(
     Returns:
         Images of each split in the order of ``shares``, then all the rest.
     """
-    everything = _clusters_of(found)
+    everything = clusters_of(found)
     candidates = [cluster for cluster in everything if all(eligible[index] for index in cluster)]
     leave = int(len(candidates) == len(everything))
     scale = min(1.0, sum(map(len, candidates)) / (sum(shares) * len(found))) if sum(shares) and found else 1.0
@@ -143,8 +143,9 @@ def hold_out(
     return [[entry for index, entry in enumerate(found) if index in split] for split in splits]
 
 
-def _clusters_of(found: Sequence[Found]) -> Clusters:
-    return clusters([entry.sha256 for entry in found], [entry.group for entry in found])
+def clusters_of(found: Sequence[Found]) -> Clusters:
+    """Returns the clusters of images; of images that were not read (without SHA-256), copies are not recognised."""
+    return clusters([entry.sha256 or entry.image for entry in found], [entry.group for entry in found])
 
 
 def draw_public(found: list[Found], public: str | None, seed: int) -> tuple[list[Found], list[Found]]:
@@ -185,7 +186,7 @@ def divide(found: list[Found], sites: int | str, seed: int) -> dict[str, list[Fo
         seed: seed of the draws.
     """
     if isinstance(sites, int):
-        parts = iid(_clusters_of(found), sites, seed=seed)
+        parts = iid(clusters_of(found), sites, seed=seed)
         return {f"site-{number}": [found[index] for index in part] for number, part in enumerate(parts, start=1)}
     require(one_of("--sites", sites, [FOLDER], "give a number, or this word"))
     origins = sorted({image.origin for image in found})
@@ -311,6 +312,27 @@ def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]
     return changed, sentences
 
 
+def divide_problems(by_site: Mapping[str, Sequence[Found]], parts: int, *, skip: Names = ()) -> list[Problem]:
+    """Returns the problems of :func:`divide_sites`: a part with the name of a site, and sites with too few groups.
+
+    Args:
+        by_site: images of each site, if any; before they are read, copies count as different images.
+        parts: number of parts of each site.
+        skip: sites that are not divided.
+    """
+    problems = Problems()
+    for site in [site for site, found in by_site.items() if site and found and site not in skip]:
+        groups, where = len(clusters_of(by_site[site])), f"--divide {parts}: {site}"
+        if groups < parts:
+            hint = "choose fewer parts, or leave the site whole"
+            problems.add(where, f"{counted(groups, 'independent group')} of images", f"at least {parts}", hint)
+            continue
+        for name in sorted({f"{site}-{part + 1}" for part in range(parts)} & by_site.keys()):
+            expected = f"free names {site}-1 to {site}-{parts} for its parts"
+            problems.add(where, f"a site {name!r}", expected, "rename the site")
+    return list(problems)
+
+
 def divide_sites(places: Places, parts: int, *, seed: int = 0, skip: Sequence[str] = ()) -> tuple[Places, list[str]]:
     """Divides every site into ``<name>-1`` to ``<name>-<parts>``, each with about equal shares of all three splits.
 
@@ -331,25 +353,19 @@ def divide_sites(places: Places, parts: int, *, seed: int = 0, skip: Sequence[st
             have the name of another site.
     """
     require(whole("--divide", parts, least=1))
-    problems = Problems()
+    by_site: dict[str, list[Found]] = {}
+    for (site, _), entries in places.items():
+        by_site.setdefault(site, []).extend(entries)
+    require(divide_problems(by_site, parts, skip=skip))
     changed: Places = {}
     sentences = []
-    sites = list(dict.fromkeys(site for site, _ in places))
-    for site in sites:
+    for site, found in by_site.items():
         of_site = {place: entries for place, entries in places.items() if place[0] == site}
         if not site or site in skip:
             changed |= of_site
             continue
-        for name in sorted({f"{site}-{part + 1}" for part in range(parts)} & set(sites)):
-            found, expected = f"a site {name!r}", f"free names {site}-1 to {site}-{parts} for its parts"
-            problems.add(f"--divide {parts}: {site}", found=found, expected=expected, hint="rename the site")
         images = [(split, entry) for (_, split), entries in of_site.items() for entry in entries]
-        groups = _clusters_of([entry for _, entry in images])
-        if len(groups) < parts:
-            found = f"{counted(len(groups), 'independent group')} of images"
-            hint = "choose fewer parts, or leave the site whole"
-            problems.add(f"--divide {parts}: {site}", found=found, expected=f"at least {parts}", hint=hint)
-            continue
+        groups = clusters_of(found)
         assigned = _assign_parts([[images[index][0] for index in group] for group in groups], parts, seed)
         part_of = {index: part for group, part in zip(groups, assigned, strict=True) for index in group}
         for split in SITE_SPLITS:
@@ -359,7 +375,6 @@ def divide_sites(places: Places, parts: int, *, seed: int = 0, skip: Sequence[st
                 changed[f"{site}-{part + 1}", split] = chosen
                 if indices and not chosen:
                     sentences.append(f"{site}-{part + 1} has no {split.value} images: too few groups to divide")
-    problems.refuse_if_any()
     return changed, sentences
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +14,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, 
 from samfed_monai.core.io import undo_on_error
 from samfed_monai.core.text import counted, normal
 from samfed_monai.core.validators import require, whole
+from samfed_monai.data import partitions
 from samfed_monai.data.archives import unpack_all
 from samfed_monai.data.checks import Facts, foreground_problem, leaks, repeated_stems, stem, survey
 from samfed_monai.data.classes import list_class_problems
@@ -21,18 +22,7 @@ from samfed_monai.data.coco import draw_coco
 from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, require_free, site_name_problems
 from samfed_monai.data.folders import Found, class_value_problems, declare_kinds, find_folders, sites_in, without_mask
 from samfed_monai.data.image_folder import NIFTI, PICTURE
-from samfed_monai.data.partitions import (
-    Groups,
-    Places,
-    divide,
-    divide_sites,
-    draw_measuring,
-    draw_public,
-    make_unseen,
-    share_problems,
-    subset,
-    unseen_problems,
-)
+from samfed_monai.data.partitions import Groups, Places, subset
 from samfed_monai.data.public import Coverage, collection_of, find_isic, find_polyps, find_published
 from samfed_monai.data.quality_report import notes_on, write_report
 from samfed_monai.data.volumes import cut_nifti, volumes_of
@@ -154,7 +144,7 @@ NOTHING = "nothing with --test-only, which makes every image with a mask a test 
 
 def check_options(options: Options) -> None:
     """Refuses wrong options before any image is read, for instance impossible shares or an output in use."""
-    problems = Problems(share_problems(options.validation, options.test))
+    problems = Problems(partitions.share_problems(options.validation, options.test))
     for name in ("limit_per_site", "mask_threshold", "divide", "sites"):
         number, most = getattr(options, name), 255 if name == "mask_threshold" else None
         if number is not None and not (name == "sites" and isinstance(number, str)):
@@ -175,19 +165,39 @@ def check_options(options: Options) -> None:
     problems.refuse_if_any()
 
 
-def check_folders(root: str | Path, options: Options, kind: str) -> None:
-    """Refuses wrong options, and options that do not fit the sites' folders, before masks are drawn or volumes cut."""
-    check_options(options)
-    folders = find_folders(root, public=options.public, output=options.output, kind=kind)
-    require(folders.problems if kind == NIFTI else (), site_problems(sites_in(Path(root)), options))
+def check_folders(root: str | Path, options: Options, kind: str, masks: Collection[Path] = ()) -> None:
+    """Refuses folders, and options that do not fit them, before masks are drawn or volumes cut.
+
+    Args:
+        root: folder of sites, or one site's own.
+        options: see :class:`Options`.
+        kind: of the images and masks, pictures or volumes.
+        masks: masks that will be drawn.
+    """
+    folders = find_folders(root, public=options.public, output=options.output, kind=kind, drawn=masks)
+    sites: Sites = dict.fromkeys(sites_in(Path(root)), ())  # also those with problems
+    sites = {**sites, **_with_groups(folders.sites, options, options.by_folder)}
+    problems = Problems([*folders.problems, *site_problems(sites, options)])
+    if options.test_only and not folders.problems:
+        with problems.collected():
+            all_as_tests(folders.sites, root, folders.caveats)
+    problems.refuse_if_any()
 
 
-def site_problems(sites: Iterable[str], options: Options) -> list[Problem]:
-    """Returns the problems of ``unseen``, and of names that a list cannot have; without sites there are none."""
-    private = [site for site in dict.fromkeys(sites) if site not in ("", options.public)]
-    problems = Problems(unseen_problems(options.unseen, private) if private else ())
-    for site in private if options.divide is None else ():  # parts have other names
-        problems.extend(site_name_problems(site, Path(options.output).name))
+def site_problems(sites: Sites, options: Options) -> list[Problem]:
+    """Returns the problems of ``unseen`` and ``divide``, and of names that a list cannot have.
+
+    Args:
+        sites: images by site; there are no problems without sites, and none of ``divide`` at sites without images.
+        options: see :class:`Options`.
+    """
+    private = {site: found for site, found in sites.items() if site not in ("", options.public)}
+    problems = Problems(partitions.unseen_problems(options.unseen, list(private)) if private else ())
+    if options.divide is None:  # else parts have other names
+        for site in private:
+            problems.extend(site_name_problems(site, Path(options.output).name))
+    else:
+        problems.extend(partitions.divide_problems(private, options.divide, skip=options.unseen))
     return list(problems)
 
 
@@ -218,10 +228,11 @@ def inspect_images(
         known: problems of the source, refused together with those found here.
     """
     everything = [entry for entries in found.values() for entry in entries]
-    problems, sentences = Problems(known), list[str]()
-    places = [place if isinstance(place, str) else place[0] for place in found]
+    problems, sentences, by_site = Problems(known), list[str](), dict[str, list[Found]]()
+    for place, entries in found.items():
+        by_site.setdefault(place if isinstance(place, str) else place[0], []).extend(entries)
     faults = name_problems(name for entry in everything for name in (entry.image, entry.label) if name)
-    faults += [] if problems else site_problems(places, options)
+    faults += [] if problems else site_problems(by_site, options)
     if faults:
         raise Refused([*problems, *faults])
     with problems.collected():
@@ -239,8 +250,7 @@ def inspect_images(
     for fact in facts.values():
         problems.extend(map(with_skip_hint, fact.problems) if fact.unreadable and some_readable else fact.problems)
     problems.extend(foreground_problem(facts.values(), options.mask_threshold))
-    by_place = zip(places, found.values(), strict=True)
-    problems.extend(repeated_stems((site, entry.image) for site, entries in by_place for entry in entries))
+    problems.extend(repeated_stems((site, entry.image) for site, entries in by_site.items() for entry in entries))
     problems.refuse_if_any()
     kept = {
         place: [replace(entry, sha256=facts[entry.image].sha256) for entry in entries if entry.image in facts]
@@ -249,8 +259,27 @@ def inspect_images(
     return InspectedImages(kept, facts, sentences)
 
 
+def all_as_tests(found: Sites, root: str | Path, caveats: Sequence[str]) -> tuple[Places, list[str]]:
+    """Returns every image with a mask as a test image, and the caveats with the numbers of images without one.
+
+    Raises:
+        Refused: no image has a mask.
+    """
+    places, caveats = dict[tuple[str, Split], list[Found]](), list(caveats)
+    for site, entries in found.items():
+        if labelled := [entry for entry in entries if entry.label is not None]:
+            places[site, Split.TEST] = labelled
+        if lacking := len(entries) - len(labelled):
+            subject = counted(lacking, f"image of {site} has", f"images of {site} have")
+            caveats.append(f"{subject} no mask: left out")
+    if not places:
+        found_here, hint = "; ".join(caveats), "put masks into DIR/<site>/masks, each named after its image"
+        raise refused(root, found_here or "no image", expected="images with masks for testing", hint=hint)
+    return places, caveats
+
+
 def make_site_list(
-    found: Sites, root: Path, options: Options, *, known: Iterable[Problem] = (), caveats: Sequence[str] = ()
+    found: Sites, root: Path, options: Options, *, known: Sequence[Problem] = (), caveats: Sequence[str] = ()
 ) -> Prepared:
     """Makes a list from images of sites, one of which may be public.
 
@@ -261,23 +290,15 @@ def make_site_list(
         known: problems of the source.
         caveats: sentences of the source for the report.
     """
+    if options.test_only and not known:
+        all_as_tests(found, root, caveats)  # refuses before reading
     inspected = inspect_images(found, root, options, known)
     if options.test_only:
-        places: Places = {}
-        for site, entries in inspected.found.items():
-            if labelled := [entry for entry in entries if entry.label is not None]:
-                places[site, Split.TEST] = labelled
-            if lacking := len(entries) - len(labelled):
-                subject = counted(lacking, f"image of {site} has", f"images of {site} have")
-                caveats = [*caveats, f"{subject} no mask: left out"]
-        if not places:
-            found_here = next(iter([*caveats, *inspected.sentences]), "no image with a mask")
-            hint = "put masks into DIR/<site>/masks, each named after its image"
-            raise refused(root, found=found_here, expected="images with masks for testing", hint=hint)
+        places, caveats = all_as_tests(inspected.found, root, caveats)
     else:
         private = {site: entries for site, entries in inspected.found.items() if site != options.public}
         public = inspected.found.get(options.public, []) if options.public is not None else []
-        places, draw_notes = draw_measuring(private, public=public, **options.draw_options)
+        places, draw_notes = partitions.draw_measuring(private, public=public, **options.draw_options)
         caveats = [*caveats, *draw_notes]
     return write_list(places, inspected, root, options, caveats=caveats)
 
@@ -291,12 +312,13 @@ def make_pool_list(found: Sequence[Found], root: Path, options: Options, *, know
         options: see :class:`Options`.
         known: problems of the source.
     """
-    sites = 1 if isinstance(options.sites, int) and options.sites <= len(found) else options.sites
-    unread = [replace(entry, sha256=entry.image) for entry in found]
-    divide(draw_public(unread, options.public, options.seed)[1], sites, options.seed)  # refuses before reading
+    enough = isinstance(options.sites, int) and options.sites <= len(partitions.clusters_of(found))
+    rest = partitions.draw_public(list(found), options.public, options.seed)[1]
+    partitions.divide(rest, 1 if enough else options.sites, options.seed)  # refuses before reading
     inspected = inspect_images({"": found}, root, options, known)
-    public, rest = draw_public(inspected.found[""], options.public, options.seed)
-    places, caveats = draw_measuring(divide(rest, options.sites, options.seed), public=public, **options.draw_options)
+    public, rest = partitions.draw_public(inspected.found[""], options.public, options.seed)
+    sites = partitions.divide(rest, options.sites, options.seed)
+    places, caveats = partitions.draw_measuring(sites, public=public, **options.draw_options)
     return write_list(places, inspected, root, options, caveats=caveats)
 
 
@@ -320,9 +342,9 @@ def write_list(
         caveats: sentences of the source for the report.
     """
     output, facts = Path(options.output), inspected.facts
-    places, reshape_notes = make_unseen(places, options.unseen)
+    places, reshape_notes = partitions.make_unseen(places, options.unseen)
     if options.divide is not None:
-        places, divide_notes = divide_sites(places, options.divide, seed=options.seed, skip=options.unseen)
+        places, divide_notes = partitions.divide_sites(places, options.divide, seed=options.seed, skip=options.unseen)
         reshape_notes += divide_notes
     sites = {site: Site() for site, _ in places if site}
     datalist = DataList(options.list_name, [], sites, options.mask_threshold, list(options.classes))
@@ -368,18 +390,8 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     root = Path(root)
     by_folder, volumes = options.by_folder, {folder: note["volume"] for folder, note in volumes_of(root).items()}
     options = replace(options, by_folder=by_folder or bool(volumes), volumes=volumes)
-
-    def with_group(entry: Found) -> Found:
-        """Returns the image with its first folder below ``images`` as its group, for instance a patient's folder."""
-        path = PurePosixPath(entry.image)
-        start = normal(path.parts[0]), *path.parts[1:2]
-        end = 3 if start == (entry.origin, "images") else 2  # else the root is the site
-        grouped = by_folder or path.parent.as_posix() in volumes
-        return replace(entry, group="/".join(path.parts[:end])) if grouped and len(path.parts) > end else entry
-
     folders = find_folders(root, public=options.public, output=options.output)
-    grouped = {site: [with_group(entry) for entry in entries] for site, entries in folders.sites.items()}
-    found = {site: options.with_groups(entries, keep_known=options.by_folder) for site, entries in grouped.items()}
+    found = _with_groups(folders.sites, options, by_folder)
     reasons = dict.fromkeys(options.unseen, "images of a site of --unseen are used for testing")
     reasons |= {options.public: "its images are public"} if options.public is not None else {}
     classes = len(options.classes) or 1
@@ -388,6 +400,21 @@ def prepare_folders(root: str | Path, options: Options, *, caveats: Sequence[str
     all_caveats += [] if by_folder or options.groups or options.test_only else _repeated_name_note(found)
     problems += class_value_problems(root, {name: value for value, name in enumerate(options.classes, start=1)})
     return make_site_list(found, root, options, known=[*folders.problems, *problems], caveats=all_caveats)
+
+
+def _with_groups(sites: Sites, options: Options, by_folder: bool) -> dict[str, list[Found]]:
+    """Returns the images with their groups: of the groups file, else, ``by_folder`` or of slices, their folder."""
+
+    def of_folder(entry: Found) -> Found:
+        """Returns the image with its first folder below ``images`` as its group, for instance a patient's folder."""
+        path = PurePosixPath(entry.image)
+        start = normal(path.parts[0]), *path.parts[1:2]
+        end = 3 if start == (entry.origin, "images") else 2  # else the root is the site
+        grouped = by_folder or path.parent.as_posix() in options.volumes
+        return replace(entry, group="/".join(path.parts[:end])) if grouped and len(path.parts) > end else entry
+
+    keep = options.by_folder
+    return {site: options.with_groups(map(of_folder, entries), keep_known=keep) for site, entries in sites.items()}
 
 
 def _repeated_name_note(sites: Sites) -> list[str]:
@@ -412,7 +439,8 @@ def prepare_coco(
         categories: names of the foreground categories; empty takes the only one that has annotations.
         without_annotation: how to treat pictures without annotations, ``unlabelled`` or ``empty``.
     """
-    check_folders(root, options, PICTURE)
+    check_options(options)
+    find_folders(root, public=options.public, output=options.output)  # refuses a root without sites
     with undo_on_error() as written:
         caveats = draw_coco(
             root,
@@ -421,6 +449,7 @@ def prepare_coco(
             skip_unreadable=options.skip_unreadable,
             output=options.output,
             written=written,
+            check=partial(check_folders, root, options, PICTURE),
         )
         return prepare_folders(root, options, caveats=caveats)
 
@@ -441,6 +470,7 @@ def prepare_nifti(
         options: see :class:`Options`.
         slices: folder for the slices, and the data root of the list.
     """
+    check_options(options)
     check_folders(root, options, NIFTI)
     with undo_on_error() as written:
         caveats = cut_nifti(

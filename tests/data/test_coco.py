@@ -16,7 +16,8 @@ from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.coco import AnnotatedImage, annotations_of, coco_of, draw_coco, mask_of, read_coco
-from tests.data.making import disc, picture, save
+from samfed_monai.data.prepare import prepare_coco
+from tests.data.making import disc, options, picture, save
 
 coco = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed: pip install samfed-monai[coco]")
 
@@ -214,6 +215,19 @@ def test_drawn_masks_equal_annotated_masks(tmp_path: Path) -> None:
     assert not masks_in(tmp_path)["a/masks/2.png"].any()
     with pytest.raises(Refused, match=r"a/masks/2\.png: expected none: its image has no annotation, found a mask"):
         draw_coco(tmp_path)  # the empty one, which would be taken for true
+
+
+def test_missing_masks_and_impossible_divisions_are_refused_before_reading(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("samfed_monai.data.coco.read_image", lambda *_: pytest.fail("read"))
+    annotated(tmp_path / "public", {"0.png": DISC, "1.png": None})
+    annotated(tmp_path / "a", {"2.png": None})
+    message = (
+        r"(?s)2 problems.*public/images/1\.png: expected a mask, as for every .*--divide 2: a: expected at least 2"
+    )
+    with pytest.raises(Refused, match=message):
+        prepare_coco(tmp_path, options(tmp_path, public="public", divide=2))
+    with pytest.raises(Refused, match=r"images with masks for testing, found 1 image of a has no mask"):
+        prepare_coco(tmp_path / "a", options(tmp_path, test_only=True))
 
 
 def test_categories_are_chosen_by_name_across_files(tmp_path: Path) -> None:

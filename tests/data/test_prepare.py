@@ -241,6 +241,22 @@ def test_isic_by_folder_and_invalid_options_are_refused_before_reading(tmp_path,
             prepare_isic(isic, options(tmp_path, **given))
 
 
+def test_impossible_divisions_and_missing_masks_are_refused_before_reading(tmp_path, monkeypatch):
+    monkeypatch.setattr("samfed_monai.data.prepare.survey", lambda *_, **__: pytest.fail("read"))
+    for number, name in enumerate(("public", "a", "a-1")):
+        site(tmp_path / "data", name, 3, 3 if name == "public" else 0, first=10 * number)
+    (tmp_path / "groups.csv").write_text("image,group\na/images/a_000.png,x\na/images/a_001.png,x\n")
+    grouped = {"public": "public", "divide": 3, "unseen": ["a-1"], "groups": tmp_path / "groups.csv"}
+    for root, given, message in (
+        ("data", {"public": "public", "divide": 4}, "(?s)2 problems.*--divide 4: a: expected at least 4, found 3 ind"),
+        ("data", grouped, "--divide 3: a: expected at least 3, found 2 independent groups"),
+        ("data", {"public": "public", "divide": 2}, "--divide 2: a: expected free names a-1 to a-2 for its parts"),
+        ("data/a", {"test_only": True}, "expected images with masks for testing, found 3 images of a have no mask"),
+    ):
+        with pytest.raises(Refused, match=message):
+            prepare_folders(tmp_path / root, options(tmp_path, **given))
+
+
 def test_pool_without_masks_or_folders_is_refused(tmp_path):
     drawn(tmp_path / "isic", *(f"ISIC_{number:07d}.jpg" for number in range(3)))
     with pytest.raises(Refused, match="--public: expected images with masks, found none to draw from; unpack the"):
