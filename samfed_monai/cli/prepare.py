@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samfed_monai.cli.arguments import names_in, on_list
+from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.text import as_argument, counted, normal
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ def run_source(arguments: argparse.Namespace) -> None:
     from samfed_monai.data import prepare
 
     given = vars(arguments)
+    root = given.get("data_root") or given["root"]
+    if not root.is_dir():
+        raise refused(root, "no such folder", "the folder of the images", "check the path")
     if given.get("public") is not None:
         given["public"] = None if given["public"] == "none" else normal(given["public"])
     for name, option in (("label_kinds", "--label-kind"), ("folders", "--folder")):
@@ -94,8 +98,6 @@ def _kwargs(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str,
 
 def _values_by_name(words: Sequence[str], option: str) -> dict[str, str]:
     """Parses words ``[NAME=]VALUE`` to values by name; ``""`` is every site that is not named."""
-    from samfed_monai.core.errors import Problems
-
     problems, given = Problems(), dict[str, str]()
     for word in words:
         name, _, value = word.rpartition("=")
@@ -138,12 +140,12 @@ def _print_summary(prepared: Prepared, given: Mapping[str, Any]) -> None:
     bare = [name for name, items in training.items() if not any(item.label for item in items)]
     weak = any(item.weak for items in training.values() for item in items)
     variant = "weak_labels" if weak else None if datalist.public else "supervised"
-    if not training:
+    if datalist.sites and not training:
         words = on_list(["samfed", "evaluate", "BUNDLE", "--model", "MODEL"], prepared.path, root)
         lines += [f"next    {shlex.join([*words, '--output-dir', 'SCORES'])}"]
     elif variant == "supervised" and bare:
         lines += ["next    add public images with masks (--public), or masks at every site: no variant trains without"]
-    elif prepared.report:
+    elif prepared.report and training:
         unseen = bare if weak else []  # at which this variant has nothing to learn from
         part = replace(datalist, sites={name: site for name, site in datalist.sites.items() if name not in unseen})
         words = on_list(["samfed", "federate", "BUNDLE"], prepared.path, root, part)

@@ -281,10 +281,9 @@ def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]
         Refused: no such site, no site left for training, or no test image left.
     """
     sites = list(dict.fromkeys(site for site, _ in places if site))
-    problems = Problems(unseen_problems(names, sites))
-    problems.refuse_if_any()
+    require(unseen_problems(names, sites))
     changed: Places = {place: entries for place, entries in places.items() if place[0] not in names}
-    sentences = []
+    problems, sentences = Problems(), list[str]()
     for name in [site for site in sites if site in names]:
         everything = [entry for split in SITE_SPLITS for entry in places.get((name, split), [])]
         others = [entry for place, entries in places.items() if place[0] != name for entry in entries]

@@ -12,17 +12,9 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.config import parse
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.parse import COMMAND_LINE, lookup
+from samfed_monai.core import model_file
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import as_file_name, canonical_hash
-from samfed_monai.core.model_file import (
-    ANY_SIZE,
-    SETTINGS,
-    base_sam_of,
-    network_overrides,
-    read_header,
-    setting_differences,
-    settings_of,
-)
 from samfed_monai.core.validators import require
 from samfed_monai.data.classes import class_problems, is_multiclass, outputs_of
 from samfed_monai.metrics.quality_file import read_quality
@@ -71,7 +63,7 @@ class TrainedModel:
         elif self.path.suffix.lower() == ".onnx":
             self.kind = Kind.ONNX
         else:
-            self.kind = Kind.ADAPTER if "adapter" in read_header(self.path) else Kind.WEIGHTS
+            self.kind = Kind.ADAPTER if "adapter" in model_file.read_header(self.path) else Kind.WEIGHTS
 
     def require_run(self, site: str) -> None:
         """Refuses a site if the model is a single file."""
@@ -118,7 +110,7 @@ class TrainedModel:
         elif self.run is not None:
             names = self.run.run.get("config", {}).get("client", {}).get("classes") or []
         else:
-            names = settings_of(self.path).get("classes", [])
+            names = model_file.settings_of(self.path).get("classes", [])
         if self.kind is Kind.ADAPTER:
             from samfed_monai.networks.sam.adapter import read_header as read_adapter
 
@@ -152,9 +144,14 @@ class TrainedModel:
         from samfed_monai.federation.workflow import WorkflowConfig
 
         weights, files = self.weights(site), parse.workflow_files(self.bundle, workflow)
-        ids = {"model": str(weights), **settings_of(weights), **network_overrides(weights), **overrides}
+        ids = {
+            "model": str(weights),
+            **model_file.settings_of(weights),
+            **model_file.network_overrides(weights),
+            **overrides,
+        }
         require(size_problems(parse.BundleConfig.of_workflow(self.bundle, workflow, ids), weights))
-        if wanted := base_sam_of(weights):
+        if wanted := model_file.base_sam_of(weights):
             found = base_sam(WorkflowConfig(self.bundle, tuple(map(str, files)), ids), str(ids.get("network_name", "")))
             if found not in (wanted, None):
                 expected = f"{wanted[:12]}, on which {weights.name} was trained"
@@ -196,11 +193,11 @@ def size_problems(config: parse.BundleConfig, weights: Path) -> Iterator[Problem
         config: merged configuration, with the command line's ids.
         weights: weights file; if it does not record its image size, the bundle's is expected.
     """
-    content, trained = config.content, settings_of(weights).get("image_size")
+    content, trained = config.content, model_file.settings_of(weights).get("image_size")
     size = trained or config.below(len(config.layers) - 1).get("image_size")
     expected = f"{trained}, used to train {weights.name}" if trained else f"{size}, the size in the bundle"
     unknown = "" if trained else f"; {weights.name} does not record its training size"
-    for place, side in () if ANY_SIZE.get() else parse.numbers_at(content, parse.SIZES, ["run"]):
+    for place, side in () if model_file.ANY_SIZE.get() else parse.numbers_at(content, parse.SIZES, ["run"]):
         if side != size:
             where, found = config.where(place).replace(f"{COMMAND_LINE} -> ", "--"), repr(lookup(content, place))
             remedy = "leave it out" if where.startswith("--") else "write @image_size"
@@ -246,7 +243,7 @@ def trained_network(config: WorkflowConfig) -> nn.Module:
     from samfed_monai.handlers.model_loader import trained_weights
 
     weights = config.value("model")
-    require(setting_differences(weights, {name: config.optional(name) for name in SETTINGS}))
+    require(model_file.setting_differences(weights, {name: config.optional(name) for name in model_file.SETTINGS}))
     network: nn.Module = config.value("network_def")
     network.load_state_dict(trained_weights(network, weights), strict=False)
     return network.eval()

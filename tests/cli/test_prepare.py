@@ -63,6 +63,8 @@ def test_folders_command_works_without_public_folder(tmp_path, capsys):
     for words, following in ((("--public", "none"), alone), (("--test-only",), "--output-dir SCORES")):
         run("folders", tmp_path / "a", *words, "--output", tmp_path / f"one{words[0]}.json")
         assert capsys.readouterr().out.endswith(f" {following}\n")
+    with pytest.raises(Refused, match=r"/nowhere: expected the folder of the images, found no such folder; check the"):
+        run("folders", tmp_path / "nowhere", "--public", "none", "--output", tmp_path / "new.json")
     (tmp_path / "a" / "masks").rename(tmp_path / "masks")
     run("folders", tmp_path, "--public", "none", "--output", tmp_path / "bare.json", "--no-report")
     assert "next    add public images with masks (--public), or masks at every" in capsys.readouterr().out
@@ -75,6 +77,12 @@ def test_list_command_reports_missing_images(tmp_path, capsys):
     run("list", *words)
     assert "missing: 1 of 2 images of Clinic (unlabelled)" in capsys.readouterr().out
     assert not (tmp_path / "l.report.html").exists()
+    save(tmp_path / "masks" / "1.png", disc())
+    (tmp_path / "public.json").write_text(
+        json.dumps({"P": {"labeled_train": ["1.png"]}, "Clinic": {"test_list": ["2"]}})
+    )
+    run("list", "--split", tmp_path / "public.json", *words[2:4], "--output", tmp_path / "p.json", "--no-report")
+    assert "next" not in capsys.readouterr().out, "no site is left to train or test at"
     save(tmp_path / "Su\u0308d" / "images" / "3.png", picture(3))
     with pytest.raises(Refused, match=r"found none of the images of mine\.json"):  # and the folder is there
         run("list", *words, "--folder", "Clinic=S\u00fcd")

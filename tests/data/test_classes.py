@@ -14,19 +14,8 @@ from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
-from samfed_monai.data import DataList
+from samfed_monai.data import DataList, classes
 from samfed_monai.data.checks import check_datalist
-from samfed_monai.data.classes import (
-    COLOURS,
-    class_mismatch,
-    class_problems,
-    colour_of,
-    decode_classes,
-    list_class_problems,
-    outputs_of,
-    planes_of,
-    read_classes,
-)
 from samfed_monai.data.prepare import Prepared, prepare_folders
 from samfed_monai.data.reading import png_of
 from samfed_monai.data.records import label_settings, load_records
@@ -66,15 +55,15 @@ def listed(tmp_path: Path) -> tuple[DataList, Path]:
 @given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=2, max_size=5))
 def test_planes_are_one_hot_and_encode_class(rows):
     label = np.array(rows, np.uint8)
-    planes = planes_of(label, 3)
+    planes = classes.planes_of(label, 3)
     assert planes.shape == (4, *label.shape)
     assert (planes.sum(0) == 1).all()
     assert (planes.argmax(0) == label).all()
 
 
 def test_output_count_and_colours_of_classes():
-    assert [outputs_of(each) for each in (None, [], ["lesion"], ORGANS)] == [1, 1, 1, 3]
-    assert [colour_of(number) for number in range(1, 9)] == [*COLOURS, COLOURS[0]]
+    assert [classes.outputs_of(each) for each in (None, [], ["lesion"], ORGANS)] == [1, 1, 1, 3]
+    assert [classes.colour_of(number) for number in range(1, 9)] == [*classes.COLOURS, classes.COLOURS[0]]
 
 
 NAMES = "classes: expected a list of 1 to 14 names, found"
@@ -98,9 +87,9 @@ NAMES = "classes: expected a list of 1 to 14 names, found"
     ],
 )
 def test_invalid_classes_of_list_are_refused(names, threshold, starts):
-    problems = [str(problem) for problem in list_class_problems(names, threshold, "classes")]
+    problems = [str(problem) for problem in classes.list_class_problems(names, threshold, "classes")]
     assert [problem[: len(start)] for problem, start in zip(problems, starts, strict=True)] == starts
-    assert class_problems(["lesion"], "classes") == []
+    assert classes.class_problems(["lesion"], "classes") == []
 
 
 def test_single_class_name_is_refused_as_option_and_in_list(listed, tmp_path):
@@ -113,8 +102,11 @@ def test_single_class_name_is_refused_as_option_and_in_list(listed, tmp_path):
 
 def test_class_file_is_read_or_refused_with_unknown_values(tmp_path):
     (tmp_path / "x.png").write_bytes(png([0, 1], [2, 2]))
-    assert read_classes(tmp_path / "x.png", ORGANS).tolist() == read_classes(tmp_path / "x.png", 2).tolist()
-    assert read_classes(tmp_path / "x.png", 2).tolist() == [[0, 1], [2, 2]]
+    assert (
+        classes.read_classes(tmp_path / "x.png", ORGANS).tolist()
+        == classes.read_classes(tmp_path / "x.png", 2).tolist()
+    )
+    assert classes.read_classes(tmp_path / "x.png", 2).tolist() == [[0, 1], [2, 2]]
     tiff = save(tmp_path / "x.tif", picture(0).convert("L"), compression="jpeg").read_bytes()
     for content, message in (
         (png([0, 1], [7, 3]), "0 to 2: the background, kidney, spleen, found the class values 3, 7; name all classes"),
@@ -125,7 +117,7 @@ def test_class_file_is_read_or_refused_with_unknown_values(tmp_path):
         (png_of(np.zeros((2, 2, 3), np.uint8)), "8-bit grey without loss, found PNG with 'RGB' pixels"),
     ):
         with pytest.raises(Refused, match=rf"b/7\.png: expected .*{message}"):
-            decode_classes(content, "b/7.png", ORGANS)
+            classes.decode_classes(content, "b/7.png", ORGANS)
 
 
 def test_list_classes_are_kept_and_records_read_as_planes(listed):
@@ -178,7 +170,7 @@ def test_site_with_unknown_class_is_refused_and_missing_class_warned(listed, tmp
     ],
 )  # fmt: skip
 def test_list_with_other_classes_than_run_is_refused(of_list, of_run, message):
-    problems = "\n".join(map(str, class_mismatch(of_list, of_run, "list")))
+    problems = "\n".join(map(str, classes.class_mismatch(of_list, of_run, "list")))
     assert re.search(message, problems) if message else not problems
 
 
