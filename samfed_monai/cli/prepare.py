@@ -147,8 +147,8 @@ def _print_summary(prepared: Prepared, given: Mapping[str, Any]) -> None:
         lines += ["next    add public images with masks (--public), or masks at every site: no variant trains without"]
     elif prepared.report and training:
         unseen = bare if weak else []  # at which this variant has nothing to learn from
-        part = replace(datalist, sites={name: site for name, site in datalist.sites.items() if name not in unseen})
-        words = on_list(["samfed", "federate", "BUNDLE"], prepared.path, root, part)
+        trained = replace(datalist, sites={name: site for name, site in datalist.sites.items() if name not in unseen})
+        words = on_list(["samfed", "federate", "BUNDLE"], prepared.path, root, trained)
         words += ["--variant", variant] if variant else []
         words += ["--unseen", json.dumps(unseen, ensure_ascii=False)] if unseen else []
         lines += [f"next    look at the report, then {shlex.join([*words, '--output-dir', 'RUN'])}"]

@@ -346,9 +346,9 @@ def draw_coco(
         check([place for site in sites for _, _, place in site.matched if place is not None])
     masks, sentences = dict[Path, bytes](), list[str]()
     for site in sites:
-        for match in progress_bar(site.matched, desc=f"drawing {site.folder.name}", unit="mask"):
+        for picture, image, place in progress_bar(site.matched, desc=f"drawing {site.folder.name}", unit="mask"):
             with problems.collected():
-                masks |= site.draw(*match, skip_unreadable)
+                masks |= site.draw(picture, image, place, skip_unreadable)
         sentences += site.sentences(root)
     for folder in (folder for folder, paths in files.items() if not paths):
         sentences.append(f"{folder.name} has no COCO file (*.json, annotations/*.json): used without changes")

@@ -289,7 +289,7 @@ def test_table_appended_by_round_equals_table_written_at_once(tmp_path, monkeypa
     growing.path.mkdir()
     wholes = []
     monkeypatch.setattr(
-        "samfed_monai.federation.run_folder.write_text",
+        "samfed_monai.federation.run_folder.io.write_text",
         lambda path, text, mode: (wholes.append(path.parent.name), path.write_text(text)),
     )
     for last in range(1, 6):
