@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import sys
@@ -67,7 +68,8 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parses like ``argparse``, but accepts options with underscores (``--output_dir``) for those with hyphens.
+        """Parses like ``argparse``, but accepts options with underscores (``--output_dir``) for those with hyphens, and
+        expands ``~`` in values, which shells leave in ``--output=~/list.json``.
 
         If the command takes overrides, unknown options and their values may be at any position.
 
@@ -76,21 +78,20 @@ class CommandParser(argparse.ArgumentParser):
         """
         known = {word for action in self._actions for word in action.option_strings}
 
-        def kebab(word: str) -> str:
-            option, equals, value = word.partition("=")
-            spelt = option.replace("_", "-")
-            return f"{spelt}{equals}{value}" if option not in known and spelt in known else word
+        def spelt(word: str) -> str:
+            option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+            kebab = option.replace("_", "-")
+            return f"{kebab if option not in known and kebab in known else option}{equals}{os.path.expanduser(value)}"
 
-        words = sys.argv[1:] if args is None else args
-        words = [kebab(word) if word.startswith("--") else word for word in words]
+        words = [spelt(word) for word in (sys.argv[1:] if args is None else args)]
         if self._subparsers is not None:
             return super().parse_known_args(words, namespace)
         own, pairs, takes = list[str](), list[str](), False  # takes: whether a pair's value may come next
         overrides = self.get_default("takes_overrides")
         for word in words:
-            option = word.startswith("--")
-            pair = overrides and (word.partition("=")[0] not in known if option else takes)
-            takes = option and pair and "=" not in word
+            is_option = word.startswith("--")
+            pair = overrides and (word.partition("=")[0] not in known if is_option else takes)
+            takes = is_option and pair and "=" not in word
             (pairs if pair else own).append(word)
         valued = {word: action for action in self._actions if action.nargs != 0 for word in action.option_strings}
         options = [word.partition("=")[0] for word in own]

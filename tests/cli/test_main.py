@@ -337,13 +337,16 @@ def test_repeated_command_option_is_refused_unless_list(capsys):
     assert build_parser().parse_known_args(words)[0].categories == ["a", "b", "c"]
 
 
-def test_overrides_are_separated_from_positional_arguments():
+def test_overrides_are_separated_from_positional_arguments_and_home_is_expanded(monkeypatch):
     pair = ["--threshold", "0.4"]
     words = ["infer", *pair, "samfed_skin", "--output-dir", "masks", "a.png", "--seed=1", "b.png", "--amp"]
     found, extra = build_parser().parse_known_args(words)
     assert (found.bundle, found.sources, extra) == ("samfed_skin", ["a.png", "b.png"], [*pair, "--seed=1", "--amp"])
     found, extra = build_parser().parse_known_args(["export", "--to", "onnx", *pair])
     assert (found.model, extra) == (None, pair), "not a model of that name"
+    monkeypatch.setenv("HOME", "/home/ada")
+    found, extra = build_parser().parse_known_args(["infer", "b", "~/a.png", "--output_dir=~", "--model_x=~/b"])
+    assert (found.sources, found.output_dir, extra) == (["/home/ada/a.png"], "/home/ada", ["--model_x=/home/ada/b"])
 
 
 FILES = {"federate": ["federate.json", "train.json"], "teach": ["teacher.json"]}
