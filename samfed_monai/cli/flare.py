@@ -15,6 +15,7 @@ from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_over
 from samfed_monai.cli.federate import overrides_from
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import PUBLIC, absent, read_json, require_writable, write_json
+from samfed_monai.core.run_log import command_line
 from samfed_monai.core.validators import COUNT, NOT_NEGATIVE, POSITIVE, installed, require
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ _ABOUT = {
     "submit": "submit a job to a running FLARE system with an admin's start-up kit, wait, and fetch the results",
     "fetch": "wait for a submitted job, and fetch its results",
 }
+
+_SUBMITTED = "flare.job.json"
+"""File in the results' folder with the submitted job and the command that submitted it, which FLARE does not know."""
 
 _NUMBERS = {
     "stop_after": partial(POSITIVE, what="a number of seconds"),
@@ -94,7 +98,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     given = {name: value for name in _NUMBERS if (value := getattr(arguments, name, None)) is not None}
     if arguments.way in ("submit", "fetch"):
-        require_writable(str(absolute(arguments.output_dir)))  # before the job, which may take days
+        arguments.kit, arguments.output_dir = map(absolute, (arguments.kit, arguments.output_dir))
+        require_writable(arguments.output_dir)  # before the job, which may take days
     numbers = [_NUMBERS[name](f"--{name.replace('_', '-')}", value) for name, value in given.items()]
     require(installed("nvflare", "flare", "NVIDIA FLARE", "no nvflare", "nvflare 2.9 or later"), *numbers)
     {"export": _export, "submit": _submit, "fetch": _fetch}.get(arguments.way, _run_locally)(arguments)
@@ -121,15 +126,12 @@ def _run_locally(arguments: argparse.Namespace) -> None:
     from samfed_monai.flare.job import export_plan, planned
 
     run = planned(arguments.bundle, overrides_from(arguments))
-    if run.datalist is None:
-        raise refused("--datalist", found="none", expected="a data list with the images of every site")
     output, threads, given = run.paths.output_dir, arguments.threads, absolute(arguments.workspace)
     name = _run_name(arguments, run.plan)
     start = partial(local.run_poc, port=arguments.port) if arguments.way == "poc" else local.simulate
     workspace = nullcontext(given) if given else TemporaryDirectory(prefix="samfed-flare-", ignore_cleanup_errors=True)
     with workspace as workspace_path:
         folder = Path(workspace_path)
-        folder.mkdir(parents=True, exist_ok=True)
         start(
             export_plan(folder / name, run.plan, run_name=name),
             sites=run.sites,
@@ -160,10 +162,11 @@ def _submit(arguments: argparse.Namespace) -> None:
             plan = planned(arguments.bundle, overrides, here=False).plan
             name = _run_name(arguments, plan)
             job = export_plan(Path(folder) / name, plan, run_name=name)
-        with open_session(str(absolute(arguments.kit))) as session:
+        with open_session(arguments.kit) as session:
             sites, least = sorted((*plan.sites, *plan.unseen)), read_json(job / "meta.json")["min_clients"]
             wait_for_sites(session, sites, timeout=arguments.wait_for_sites, least=least)
             job_id = submit_job(session, job)
+            write_json(Path(arguments.output_dir) / _SUBMITTED, {job_id: command_line()}, mode=PUBLIC)
             if arguments.no_wait:
                 logger.info("next: %s", _fetch_command(job_id, arguments))
             else:
@@ -173,24 +176,23 @@ def _submit(arguments: argparse.Namespace) -> None:
 def _fetch(arguments: argparse.Namespace) -> None:
     from samfed_monai.flare.session import open_session
 
-    with open_session(str(absolute(arguments.kit))) as session:
+    with open_session(arguments.kit) as session:
         _follow(session, arguments.job, arguments)
 
 
 def _follow(session: Any, job_id: str, arguments: argparse.Namespace) -> None:
-    from samfed_monai.core.run_log import command_line
     from samfed_monai.flare.session import fetch_results, follow, raise_for_status
 
-    output, fetch = Path(str(absolute(arguments.output_dir))), f"`{_fetch_command(job_id, arguments)}`"
+    output, fetch = Path(arguments.output_dir), f"`{_fetch_command(job_id, arguments)}`"
+    submitted = read_json(output / _SUBMITTED) if (output / _SUBMITTED).is_file() else {}
     status = follow(session, job_id, fetch=f"{fetch} fetches its results", timeout=arguments.stop_after)
     logger.info("FLARE's status: %s", status)
-    raise_for_status(fetch_results(session, job_id, output, command_line() if arguments.way == "submit" else None))
+    raise_for_status(fetch_results(session, job_id, output, submitted.get(job_id)))
     logger.info("results: %s", output / "results.json")
 
 
-def _fetch_command(job_id: str, arguments: argparse.Namespace) -> str:
-    kit, output = str(absolute(arguments.kit)), str(absolute(arguments.output_dir))
-    return shlex.join(["samfed", "flare", "fetch", job_id, "--kit", kit, "--output-dir", output])
+def _fetch_command(job: str, arguments: argparse.Namespace) -> str:
+    return shlex.join(["samfed", "flare", "fetch", job, "--kit", arguments.kit, "--output-dir", arguments.output_dir])
 
 
 def _run_name(arguments: argparse.Namespace, plan: Plan) -> str:

@@ -298,7 +298,7 @@ def _split_sites(
     """Sites that train and sites that do not, sorted."""
     all_sites, unseen_sites = set(datalist.sites) or {*choices, *unseen}, set(unseen)
     if not datalist.sites and not choices:
-        found, hint = "no names here and no sites in the list", 'for instance {"site-1": {}, "site-2": {}}'
+        found, hint = "no names here and no sites in a list", 'give --datalist, or {"site-1": {}, "site-2": {}}'
         raise refused("federate.json -> sites", found, "the name of every site that trains", hint)
     require(*(one_of("federate.json -> unseen", name, sorted(all_sites)) for name in unseen))
     idle = {name for name, site in datalist.sites.items() if not site.unlabelled}

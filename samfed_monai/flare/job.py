@@ -43,13 +43,13 @@ class PlannedRun:
     Args:
         plan: with every site named.
         paths: on this machine.
-        datalist: the whole list; ``None`` if none was given and ``federate.json`` names the sites.
+        datalist: the whole list; empty if none was given and ``federate.json`` names the sites.
         report: the bundle's own report component.
     """
 
     plan: Plan
     paths: Paths
-    datalist: DataList | None
+    datalist: DataList
     report: Any
 
     @property
@@ -96,16 +96,13 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     for folder in (job.paths.output_dir, job.paths.cache) if here else ():
         require_writable(folder)
     datalist = DataList.load(job.paths.datalist) if overrides.get("datalist") else None
-    if datalist is None and not job.plan.sites:
-        hint = "give --datalist, or name every site in federate.json -> sites"
-        raise refused("sites", "neither a list nor names", "the federation's sites", hint)
     participants = Participants.of(job.plan, job.paths, datalist or DataList("", []))
     plan = participants.resolve(job.plan)
     _require_names(plan)
     require(plan_problems(job.plan, job.paths, participants, datalist, sites=len(participants.sites), build=True))
     for note in notes_on_statistics(Privacy.from_json(job.plan.privacy), participants.strategy, job.plan.variant):
         logger.warning("%s", note)
-    return PlannedRun(plan, job.paths, datalist, report=lambda: parser.get_parsed_content("report"))
+    return PlannedRun(plan, job.paths, datalist or DataList("", []), lambda: parser.get_parsed_content("report"))
 
 
 def _require_no_paths(paths: Paths, *, here: bool) -> None:

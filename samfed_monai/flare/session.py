@@ -264,11 +264,9 @@ def job_log(session: Any, job_id: str) -> str:
     """The server's log of a job: only the end of a long one, and empty if FLARE has none at the moment."""
     from nvflare.fuel.flare_api import api_spec
 
-    try:
-        logs = session.get_job_logs(job_id, "server")
-    except (api_spec.InternalError, api_spec.JobNotFound, RuntimeError):
-        return ""
-    return str(logs.get("logs", {}).get("server", ""))
+    with contextlib.suppress(api_spec.InternalError, api_spec.JobNotFound, RuntimeError):
+        return str(session.get_job_logs(job_id, "server").get("logs", {}).get("server", ""))
+    return ""
 
 
 FINISHED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")

@@ -53,7 +53,6 @@ def run_carried(run: PlannedRun, output: Path, folder: Path) -> None:
         output: the run's folder.
         folder: of the job and the site files.
     """
-    assert run.datalist is not None
     files = write_site_files(folder / "files", run.datalist, run.paths, run.sites, threads=1)
     app = export_job(folder / "job", run.plan.to_json(), run_name=NAME) / "app"
     with pytest.MonkeyPatch.context() as patch, ExitStack() as clients:

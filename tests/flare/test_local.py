@@ -81,8 +81,7 @@ def test_relative_paths_are_resolved_from_command_folder(two_sites, tmp_path, mo
     assert main(["init", "samfed_skin", "mine"]) == 0
     here = os.path.relpath(two_sites)
     words = ["--datalist", f"{here}/list.json", "--data-root", here, "--output-dir", "run", "--cache-dir", "cache"]
-    words += ["--workspace", "space", "--variant", "no_sam", "--network_name", "basic_unet"]
-    words += ["--privacy#least_images", "1"]
+    words += ["--workspace", "space", "--variant", "no_sam", "--network_name", "basic_unet", "--privacy#least_images=1"]
     assert main(["flare", way, "./mine", *words]) == 130
     assert (tmp_path / "space").is_dir(), "a folder that was named is kept"
 

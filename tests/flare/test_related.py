@@ -97,7 +97,6 @@ def on_a_wire(run: PlannedRun, images: Path, folder: Path, name: str) -> Path:
 
 def in_the_simulator(run: PlannedRun, images: Path, folder: Path, name: str) -> Path:
     """Runs what was planned in FLARE's simulator; returns what sites keep."""
-    assert run.datalist is not None
     files = write_site_files(folder / "files", run.datalist, run.paths, run.sites, threads=1)
     job = export_job(folder / "job", run.plan.to_json(), run_name="related", min_clients=len(run.sites))
     output = Path(run.paths.output_dir)

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from samfed_monai.cli.main import main
 from samfed_monai.core.errors import ExitCode, Refused, Stopped, Terminated, machine_failure, reported
 from samfed_monai.core.io import read_json, write_json
+from samfed_monai.core.run_log import command_line
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.local import SERVER, Poc, _wait, reserved_port
 from samfed_monai.flare.session import (
@@ -273,6 +275,17 @@ def test_results_of_another_run_are_not_overwritten(ours, tmp_path):
     assert (tmp_path / "new" / "results.json").read_text() == '{"a": 1}'
     fetch_results(session, "id", tmp_path / "new", "samfed flare submit samfed_skin")
     assert read_json(tmp_path / "new" / "results.json") == {"a": 1, "command": "samfed flare submit samfed_skin"}
+
+
+def test_fetch_records_command_of_submit(tmp_path, monkeypatch):
+    session = downloaded(tmp_path / "job", "", "done")
+    (tmp_path / "job" / "workspace" / "samfed" / "results.json").write_text("{}")
+    fakes = {"wait_for_sites": None, "submit_job": "7", "follow": "FINISHED"}
+    for name, given in {"open_session": contextlib.nullcontext(session), **fakes}.items():
+        monkeypatch.setattr(f"samfed_monai.flare.session.{name}", lambda *_, given=given, **__: given)
+    kit, new = ["--kit=kit", f"--output-dir={tmp_path / 'out'}"], ["--rounds=1", "--sites={'a': {}, 'b': {}}"]
+    assert main(["flare", "submit", "samfed_skin", *kit, *new, "--no-wait"]) == main(["flare", "fetch", "7", *kit]) == 0
+    assert read_json(tmp_path / "out" / "results.json") == {"command": command_line()}
 
 
 def test_failed_download_is_reported_with_server_log():
