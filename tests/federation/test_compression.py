@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation import Interrupted
 from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter
@@ -118,20 +117,3 @@ def test_audit_records_size_of_compressed_update(together):
     assert sent["kind"] == "step"
     trained = read_json(together[0] / "rounds/000/round.json")["sites"]["site-1"]["up_bytes"]
     assert 0 < trained - sent["bytes"] < 2048, "the rest is its scores"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"compression": "int4"}, r"plan -> compression: expected 'float32' or 'bfloat16' or 'int8' or a whole number"),
-        ({"compression": 0}, r"plan -> compression"),
-        (
-            {"compression": 4, "privacy": {"least_images": 1, "secure_aggregation": {"threshold": 2}}},
-            r"federate\.json -> compression: expected updates that the server can read",
-        ),
-    ],
-)
-def test_invalid_compression_is_refused_before_run(options, message, small_federation, tmp_path):
-    with pytest.raises(Refused, match=message):
-        job(small_federation, tmp_path / "run", **options).run()
-    assert not (tmp_path / "run").exists()

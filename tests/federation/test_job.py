@@ -153,6 +153,12 @@ def test_changed_configuration_in_same_folder_is_refused(small_federation, finis
         ({"sites": {"site-1": {"terms#no#weight": 1}}}, r"FederatedJob -> terms#no#weight: .* an unknown id"),
         ({"quorum": 3, "train": {**CLIENT, "personal": ["haed.*"]}}, r"(?s)2 problems.*quorum: .* from 1 to 2.*'haed"),
         ({"variant": "samfed", "teacher": {"size": 300}}, r"teacher -> size: expected a multiple of 16"),
+        ({"compression": "int4"}, r"plan -> compression: expected 'float32' or 'bfloat16' or 'int8' or a whole number"),
+        ({"compression": 0}, r"plan -> compression"),
+        (
+            {"compression": 4, "privacy": {"least_images": 1, "secure_aggregation": {"threshold": 2}}},
+            r"federate\.json -> compression: expected updates that the server can read",
+        ),
     ],
 )
 def test_invalid_options_are_refused_before_run(small_federation, tmp_path, options, message):
