@@ -106,10 +106,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def model_of(path: str | None, bundle: str | None) -> TrainedModel:
-    """Returns the model with the named bundle, else with that of the run's command, else with the default.
+    """Returns the model with the named bundle; by default, a run's with that of its command, and weights with the
+    skin bundle.
 
     Raises:
-        Refused: the bundle of the run's command does not exist here.
+        Refused: the run's command names no bundle, or one that does not exist here.
     """
     from samfed_monai.inference.model import TrainedModel
 
@@ -117,11 +118,13 @@ def model_of(path: str | None, bundle: str | None) -> TrainedModel:
     if path is not None and bundle is None and (is_packaged or is_bundle(Path(path).expanduser())):
         return TrainedModel(path)
     model = TrainedModel(bundle or _DEFAULT_BUNDLE, path)
-    own = bundle_of_command(model.run.command) if model.run is not None and bundle is None else None
-    if own and own not in packaged_bundles() and not Path(own).expanduser().is_dir():
-        found, hint = f"none, and no folder {own} here", "export from the folder where the run started, or add --bundle"
-        raise refused("--bundle", found, f"{own}, the bundle of {path}", hint)
-    return TrainedModel(own, path) if own else model
+    if model.run is None or bundle is not None:
+        return model
+    own = bundle_of_command(model.run.command)
+    if own is None or not (own in packaged_bundles() or is_bundle(Path(own).expanduser())):
+        found, expected = f"{own}, which is not here" if own else "none in its command", f"the bundle of {path}"
+        raise refused("--bundle", found, expected, "add --bundle, or export from the folder where the run started")
+    return TrainedModel(own, path)
 
 
 def around_problems(content: Mapping[str, Any]) -> Iterator[Problem]:
@@ -197,8 +200,8 @@ def run_model(arguments: argparse.Namespace) -> None:
     if not arguments.output.endswith((".safetensors", ".pt")):
         expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"
         raise refused("--output", found=repr(arguments.output), expected=expected)
-    for suffix in (".safetensors", ".pt"):  # both would share one quality file
-        require(absent("--output", Path(arguments.output).with_suffix(suffix)))
+    # both would share one quality file
+    require(*(absent("--output", Path(arguments.output).with_suffix(each)) for each in (".safetensors", ".pt")))
     if arguments.states and not arguments.site:
         raise refused("--states", found="no --site", expected="--site NAME, the site of these states")
     written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)

@@ -300,8 +300,8 @@ def export_network(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export.", ignore_cleanup_errors=True) as folder:
         write: Exporter = exporter or (lambda network, path, images: FORMATS[to][1](network, path, images, texts))
-        file_name = "model.pt2" if to == "pt2" else "model"  # torch.export reads only that suffix
-        written, option = Path(folder) / (output.name if exporter else file_name), f"--to {to}"
+        file_name = output.name if exporter else f"model{output.suffix}"
+        written, option = Path(folder) / file_name, f"--to {to}"
         rows.append(_write_and_measure(f"{to}, float32", option, write, network, written, images, logits))
         limit = SAME_LOGITS * max(1.0, float(logits.abs().max()))
         if not rows[1].difference <= limit:  # so that NaN is refused
@@ -327,6 +327,8 @@ def export_network(
 def export_problems(to: str, output: Path, *, int8: bool = False) -> Iterator[Problem]:
     """Yields problems of an export before any network is built: output, missing packages, conflicting options."""
     yield from absent("--output", output)
+    if to in FORMATS and to != "bundle" and output.suffix != FORMATS[to][0]:  # by which files are recognised
+        yield Problem("--output", output.name, f"a name that ends in {FORMATS[to][0]}")
     if int8 and to != "onnx":
         yield Problem("--int8", f"--to {to}", "--to onnx: only ONNX Runtime has a quantiser")
     for package in PACKAGES if to == "onnx" else ():

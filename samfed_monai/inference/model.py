@@ -229,7 +229,7 @@ def shipped_model(bundle: Path) -> Path:
 
     path = Path(model_path(model=None, bundle_root=bundle))
     if not path.is_file():
-        hint = "add --model with a finished run's folder, a weights file, or a teacher's adapter"
+        hint = "name a model: a finished run's folder, a weights file, or a teacher's adapter"
         raise refused("--model", found="none", expected=f"a model, as {bundle.name} ships no weights", hint=hint)
     return path
 

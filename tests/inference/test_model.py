@@ -95,7 +95,8 @@ def test_infer_and_export_use_model_of_named_site(fedper, small_federation, tmp_
     assert main([*infer, "--model", str(run), "--site", "site-1"]) == 0
     assert list((tmp_path / "masks").rglob("*.png"))
     program = tmp_path / "site-1.ts"
-    assert main(["export", str(run), "--to", "torchscript", "--output", str(program), "--site", "site-1"]) == 0
+    words = ["--to=torchscript", f"--output={program}", "--site=site-1"]
+    assert main(["export", str(run), "--bundle=samfed_skin", *words]) == 0
     assert torch.jit.load(program)(torch.zeros(3, 3, 32, 32)).shape == (3, 1, 32, 32)
 
 
@@ -388,7 +389,7 @@ def test_model_without_weights_is_not_evaluated(tmp_path, capsys):
     own = shutil.copytree(find_bundle("samfed_polyp"), tmp_path / "own", ignore=shutil.ignore_patterns("model.*"))
     words = ["evaluate", str(own), "--datalist", "list.json", "--data-root", ".", "--output-dir", str(tmp_path)]
     assert main(words) == 2
-    assert "--model: expected a model, as own ships no weights, found none; add --model" in capsys.readouterr().err
+    assert "expected a model, as own ships no weights, found none; name a model: a fin" in capsys.readouterr().err
     message = "--model: expected a run or weights: only `samfed infer` runs ONNX files, found a.onnx; name"
     with pytest.raises(Refused, match=message):
         TrainedModel("samfed_skin", tmp_path / "a.onnx").weights()
