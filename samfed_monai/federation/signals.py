@@ -26,8 +26,9 @@ class Interrupted(Stopped):
 
 
 class Termination:
-    """Turns SIGTERM into :class:`Terminated` inside a ``with`` block.
+    """Turns SIGTERM into :class:`Terminated` inside a ``with`` block, once, so that a second one ends no clean-up.
 
+    SIGHUP of a closed terminal counts as SIGTERM, unless the process ignores it (``nohup``).
     A nested block takes over until it ends. Outside the main thread, where Python allows no handlers, it does nothing.
 
     Example::
@@ -40,18 +41,19 @@ class Termination:
 
     def __init__(self) -> None:
         self._deferred = self._pending = False
-        self._previous: Any = None
+        self._previous: dict[signal.Signals, Any] = {}
         self._process = os.getpid()
 
     def __enter__(self) -> Termination:
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._receive)
+            ends = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
+            self._previous = {each: signal.signal(each, self._receive) for each in ends}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-            self._previous = None
+        for number, previous in self._previous.items():
+            signal.signal(number, previous or signal.SIG_DFL)
+        self._previous = {}
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -67,6 +69,6 @@ class Termination:
     def _receive(self, number: int, frame: object) -> None:
         if os.getpid() != self._process:  # a forked worker of a data loader: it stores nothing
             os._exit(128 + number)
-        self._pending = True
-        if not self._deferred:
+        again, self._pending = self._pending, True
+        if not (again or self._deferred):
             raise Terminated(RECEIVED_SIGTERM)

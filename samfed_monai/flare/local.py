@@ -111,8 +111,8 @@ class Processes:
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        self._termination.__exit__()
         self.end()
+        self._termination.__exit__()
         if kind is not None and issubclass(kind, Terminated):
             raise stopped_by_sigterm("stored rounds are kept")
 

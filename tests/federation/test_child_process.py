@@ -69,27 +69,27 @@ def test_child_ends_when_parent_is_killed():
         assert not Path(f"/proc/{pid}").exists(), "no process is left that would hold the site's memory"
 
 
-def test_fault_53_sigterm_raises_and_old_handler_is_restored():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated), Termination():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_fault_53_signal_raises_once_and_old_handler_is_restored(number, monkeypatch):
+    before = signal.getsignal(number)
+    with Termination():
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # a closed terminal sends two
+    assert signal.getsignal(number) is before
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)  # under nohup
+    assert Termination().__enter__()._previous == {}
 
 
 def test_fault_53_sigterm_is_deferred_until_block_ends():
     events = []
-
-    def write(termination: Termination) -> None:
-        with termination.deferred():
+    try:
+        with Termination() as termination, termination.deferred():
             os.kill(os.getpid(), signal.SIGTERM)
             events.append("written")
-
-    with Termination() as termination, pytest.raises(Terminated):
-        write(termination)
-    assert events == ["written"]
-
-
-def test_termination_exception_type_and_exit_code():
+    except Terminated:
+        events.append("raised")
+    assert events == ["written", "raised"]
     assert not issubclass(Terminated, Exception)
     assert Interrupted("x").exit_code == ExitCode.INTERRUPTED
 
