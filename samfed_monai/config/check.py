@@ -37,12 +37,19 @@ from samfed_monai.config.parse import (
     walk,
     workflow_files,
 )
-from samfed_monai.config.targets import COMPONENT_KEYS, Schema, component_schema, like, not_installed, resolve_target
+from samfed_monai.config.targets import (
+    COMPONENT,
+    COMPONENT_KEYS,
+    Schema,
+    component_schema,
+    like,
+    not_installed,
+    resolve_target,
+)
 from samfed_monai.config.variants import find_variant, methods, read_method
 from samfed_monai.core.errors import Problem, Problems, Refused, closest, error_text
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.model_file import CATALOGUE
-from samfed_monai.core.text import clipped
 from samfed_monai.core.validators import schema_problems
 
 WEIGHT_OPTIONS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
@@ -378,13 +385,11 @@ _SPLITS = {
 """Splits that each data set of train.json may use: no model is trained on, or selected by, images that measure it."""
 
 
-_OF_COMPONENTS = {"handlers": True, "guides": True, "train_handlers": False, "val_handlers": False, "transforms": False}
-"""Arguments with several components, and whether they may be nested, or null where one is disabled."""
+_STEPS = ("transform", "transforms")
+"""Arguments with at least one component, without which an image would be only a path."""
 
-_NOT_NULL = ("network_def", "preprocessing", "evaluator", "evaluation", "validate#preprocessing", "validate#evaluator")
-_REPLACEABLE_BY: dict[str, Schema] = {name: {"type": "object"} for name in _NOT_NULL}
-_REPLACEABLE_BY["device"] = {"type": ["object", "string"]}
-"""Schemas of components that another layer may not replace by null."""
+_OF_COMPONENTS = {"handlers": True, "guides": True, **dict.fromkeys(("train_handlers", "val_handlers", *_STEPS), False)}
+"""Arguments with several components, and whether they may be nested, or null where one is disabled."""
 
 
 def check_components(config: BundleConfig) -> Iterator[Problem]:
@@ -400,7 +405,7 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
         elif isinstance(value, dict) and parts and (misspelt := closest("_target_", value, _HIGH_SIMILARITY)):
             yield Problem(config.where((*parts, misspelt)), "an unknown key", "a known key", "did you mean '_target_'?")
     for place, default in _replaced_values(config):
-        schemas.setdefault(place, [like(default) | _REPLACEABLE_BY.get(join_id(place), {})])
+        schemas.setdefault(place, [like(default)])
         values[place] = lookup(config.content, place)
     options = (options_in(config.layers[index][0]) for index in config.own_layers)
     for place, keywords in ((split_id(name), each) for described in options for name, each in described.items()):
@@ -427,7 +432,7 @@ def _component_problems(
         return
     yield from _argument_problems(config, parts, component, schema)
     for name, argument in component.items():
-        if name in _OF_COMPONENTS and argument is not None:
+        if name in _OF_COMPONENTS:
             yield from _item_problems(config, (*parts, name), argument, _OF_COMPONENTS[name])
         place, resolved = follow(config.content, (*parts, name), argument)
         expected = schema["properties"].get(name)
@@ -435,8 +440,6 @@ def _component_problems(
         if expected and resolved is not MISSING and not is_component:
             schemas.setdefault(place, []).append(expected)
             values[place] = resolved
-        elif resolved is None and name in schema["not_null"]:
-            yield Problem(config.where(place), "null", f"the argument {name!r} of {component['_target_']}")
         elif expected == {} and is_component:
             schemas.setdefault(place, [{}])  # a component may replace a name
 
@@ -462,19 +465,22 @@ def _item_problems(config: BundleConfig, parts: _Id, value: Any, nested: bool, i
     """Parts of an argument of components that are none; ``nested``: they may also be null, or in lists and objects."""
     place, resolved = follow(config.content, parts, value)
     is_component, whole = isinstance(resolved, dict) and "_target_" in resolved, nested or not item
-    if (isinstance(resolved, list) and whole) or (isinstance(resolved, dict) and nested and not is_component):
+    is_empty = resolved in (None, []) and parts[-1] in _STEPS
+    if (isinstance(resolved, list) and whole and not is_empty) or (
+        isinstance(resolved, dict) and nested and not is_component
+    ):
         for name, part in children(resolved):
             yield from _item_problems(config, (*place, name), part, nested, item=True)
-    elif not (is_component or is_code(resolved) or resolved is MISSING or (resolved is None and whole)):
-        expected, hint = "a component", 'write an object with _target_, or a reference to one, "@ID"'
-        yield Problem(config.where(place), clipped(repr(resolved)), expected, hint)
+    elif is_empty or not (is_component or is_code(resolved) or resolved is MISSING or (resolved is None and whole)):
+        yield from (replace(each, where=config.where(place)) for each in schema_problems(resolved, COMPONENT, ""))
 
 
 def _replaced_values(config: BundleConfig) -> Iterator[tuple[_Id, Any]]:
     """Yields ids that a layer replaces, each with the value below it; groups are checked separately."""
     for index, (_, pairs) in enumerate(config.layers[1:], start=1):
         for parts in map(split_id, pairs):
-            default = MISSING if parts[0] in GROUPS else lookup(config.below(index), parts)
+            _, default = follow(below := config.below(index), parts, lookup(below, parts))
+            default = MISSING if parts[0] in GROUPS else default
             is_argument = isinstance(default, list) and len(parts) > 1  # which may also be a single item
             if not (default is MISSING or is_argument or is_code(default)):
                 yield parts, default

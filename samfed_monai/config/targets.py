@@ -13,9 +13,10 @@ import importlib.util
 import inspect
 import os
 import pkgutil
+import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -187,7 +188,7 @@ COMPONENT_KEYS = {**dict.fromkeys(("_target_", "_requires_", "_desc_", "_mode_")
 
 NAMES: dict[Any, str] = {
     **{bool: "boolean", int: "integer", float: "number", str: "string"},
-    **{list: "array", tuple: "array", Sequence: "array", set: "array", frozenset: "array"},
+    **dict.fromkeys((list, tuple, set, frozenset, Sequence, Iterable, Sized), "array"),
     **{dict: "object", Mapping: "object", type(None): "null", None: "null"},
 }
 """JSON Schema types of Python's types."""
@@ -204,13 +205,25 @@ def annotation_schema(annotation: Any) -> Schema | None:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return {"enum": [item.value for item in annotation]}
     kind = origin or annotation
-    if isinstance(kind, type) and issubclass(kind, os.PathLike):
+    if not isinstance(kind, (type, types.NoneType)) or kind in (Any, object):
+        return None
+    if kind in NAMES:
+        return {"type": NAMES[kind]}
+    if issubclass(kind, os.PathLike) or (kind.__module__, kind.__name__) in _WRITTEN_AS_TEXT:
         return {"type": "string"}
-    name = NAMES.get(kind) if isinstance(kind, (type, types.NoneType)) else None
-    return None if name is None else {"type": name}
+    if kind.__module__ in _ARRAYS:
+        return None
+    with suppress(TypeError):  # a protocol: only a component has its methods
+        if fitting := [name for name, value in _EXAMPLES.items() if isinstance(value, kind)]:
+            return {"type": fitting}
+    return COMPONENT
 
 
-_COMPONENT: Schema = {"not": {"type": "object", "not": {"required": ["_target_"]}}, "description": "a component"}
+_WRITTEN_AS_TEXT = {("torch", "device"), ("torch", "dtype"), ("numpy", "dtype")}
+_ARRAYS = ("torch", "numpy")  # modules of arrays and tensors, for which MONAI also takes lists and numbers
+_EXAMPLES = {"boolean": True, "integer": 1, "number": 0.5, "string": "", "array": [], "object": {}, "null": None}
+COMPONENT: Schema = {"not": {"not": {"type": "object", "required": ["_target_"]}}, "description": "a component"}
+"""Schema of a component, also of an argument for which no plain value can be given, such as a network."""
 
 
 def like(value: Any) -> Schema:
@@ -219,8 +232,9 @@ def like(value: Any) -> Schema:
     name = NAMES.get(type(value))
     if name in (None, "null"):
         return {}
-    of_component = _COMPONENT if isinstance(value, dict) and "_target_" in value else {}
-    return {"type": name if isinstance(value, (bool, int, float)) else [name, "null"], **of_component}
+    if isinstance(value, dict) and "_target_" in value:
+        return {"anyOf": [COMPONENT, {"type": "null"}]}
+    return {"type": name if isinstance(value, (bool, int, float)) else [name, "null"]}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -238,26 +252,21 @@ def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
 def annotations_of(target: Any) -> dict[str, Any]:
     """Annotations of a class's or function's parameters as types; unresolvable ones are left out."""
     function = inspect.unwrap(getattr(target, "__init__") if inspect.isclass(target) else target)  # noqa: B009 - mypy
-    names, annotations = getattr(function, "__globals__", {}), dict[str, Any]()
+    names, annotations = dict(getattr(function, "__globals__", {})), dict[str, Any]()
+    for base in inspect.getmro(target) if inspect.isclass(target) else ():  # a data class has their annotations
+        names = vars(sys.modules[base.__module__]) | names
     for name, text in getattr(function, "__annotations__", {}).items():
         with suppress(Exception):  # an annotation for type checkers only may raise anything
             annotations |= typing.get_type_hints(types.SimpleNamespace(__annotations__={name: text}), names)
     return annotations
 
 
-def _takes_null(annotation: Any) -> bool:
-    with suppress(TypeError):  # Any, a protocol or a type with arguments
-        return isinstance(None, annotation)
-    return True
-
-
 @functools.lru_cache(maxsize=1024)
 def component_schema(component: Any) -> Schema:
     """Returns the schema of the arguments of a class or function, by annotations, or else by defaults.
 
-    ``not_null`` has the required arguments that do not take null. Other arguments (``**kwargs``) may be for its base
-    classes, whose names are included. If the first base without ``**kwargs`` is in this package, other names are not
-    accepted.
+    Other arguments (``**kwargs``) may be for its base classes, whose names are included. If the first base without
+    ``**kwargs`` is in this package, other names are not accepted.
     """
     parameters, accepts_any = parameters_of(component)
     hints, arguments = annotations_of(component), dict[str, Schema]()
@@ -267,15 +276,13 @@ def component_schema(component: Any) -> Schema:
         arguments[name] = {"anyOf": [typed, {"type": "null"}]} if typed and parameter.default is None else typed or {}
         arguments[name] |= {"minimum": 0, "maximum": 1} if name == "prob" else {}  # MONAI clamps it silently
     required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
-    not_null = [name for name in required if name in hints and not _takes_null(hints[name])]
     bases = inspect.getmro(component)[1:] if accepts_any and inspect.isclass(component) else ()
     for base in (base for base in bases if "__init__" in vars(base)):
         if not parameters_of(base)[1]:
             accepts_any = not base.__module__.startswith("samfed_monai.")
             break
     others = {name: Schema() for base in bases for name in parameters_of(base)[0]} | COMPONENT_KEYS
-    names = {"required": required, "not_null": not_null}
-    return {"properties": others | arguments, **names, "additionalProperties": accepts_any}
+    return {"properties": others | arguments, "required": required, "additionalProperties": accepts_any}
 
 
 ENTRY_POINT_KINDS = {

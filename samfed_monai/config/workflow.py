@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.check import check_bundle
@@ -24,7 +24,13 @@ from samfed_monai.core.process_setup import keep_freed_memory
 from samfed_monai.core.validators import one_of, require
 
 
-def run_job(*, job: Any, method: str = "run") -> Any:
+class Job(Protocol):
+    """What a bundle runs: an engine, an evaluation, a federation."""
+
+    def run(self) -> Any: ...
+
+
+def run_job(*, job: Job, method: str = "run") -> Any:
     """Calls ``job.run()`` or ``job.write()``; for a bundle's ``run``.
 
     Under ``python -m monai.bundle run`` an error of this package ends the process with its message and exit code.

@@ -196,7 +196,7 @@ def _problems_of(error: ValidationError, where: str) -> list[Problem]:
             return [Problem(place, "an empty text", "a text", "is a shell variable empty? Otherwise leave it out")]
         case bound if bound in _BOUNDS and not (bound == "multipleOf" and described):
             return [Problem(place, str(value), f"{_BOUNDS[bound]} {rule}")]
-    return [Problem(place, shown, str(described or error.message))]
+    return [Problem(place, shown, str(described or error.message), _hint(value, str(described)))]
 
 
 def _descriptions(schema: Mapping[str, Any]) -> list[str]:
@@ -204,6 +204,7 @@ def _descriptions(schema: Mapping[str, Any]) -> list[str]:
     kinds = schema.get("type", [])
     texts = [_KINDS[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds)]
     texts += [repr(value) for value in schema.get("enum", [schema["const"]] if "const" in schema else [])]
+    texts += [schema["description"]] if "not" in schema else []
     return list(dict.fromkeys([*texts, *(text for each in schema.get("anyOf", ()) for text in _descriptions(each))]))
 
 
@@ -218,6 +219,8 @@ def _hint(value: Any, expected: str) -> str:
         return f"write {json.dumps([item.strip(_BRACKETS) for item in value.split(',')])}"
     if isinstance(value, float) and value.is_integer() and "whole number" in expected:
         return f"write {int(value)}"
+    if "a component" in expected:
+        return 'write an object with _target_, or a reference to one, "@ID"'
     return "put it in quotes" if isinstance(value, (bool, int, float)) and "a string" in expected else ""
 
 

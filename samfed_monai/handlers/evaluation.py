@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import decollate_batch
+from monai.engines import SupervisedEvaluator
 
 from samfed_monai.core.errors import refused
 from samfed_monai.core.io import require_writable, to_csv, write_bytes, write_json
@@ -30,7 +31,6 @@ from samfed_monai.metrics.quality import estimate
 from samfed_monai.metrics.scores import Volume, summarise, summarise_volumes
 
 if TYPE_CHECKING:
-    from monai.engines import SupervisedEvaluator
     from torch import Tensor
 
     from samfed_monai.data import DataList

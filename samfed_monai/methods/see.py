@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from monai.transforms.traits import RandomizableTrait
 from scipy import ndimage
 from torch import Tensor
 
+from samfed_monai.bundle import SiteImages
 from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import as_file_name, make_folder, safe_load, write_bytes
 from samfed_monai.core.run_log import progress_bar
@@ -49,9 +50,6 @@ from samfed_monai.networks.sam.build import (
     side_problems,
 )
 from samfed_monai.networks.weights import find_checkpoint
-
-if TYPE_CHECKING:
-    from samfed_monai.bundle import SiteImages
 
 logger = logging.getLogger(__name__)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 
 from samfed_monai.config import check_bundle, find_bundle
 from samfed_monai.config.options import options_in
 from samfed_monai.config.parse import WORKFLOWS
-from samfed_monai.config.targets import annotation_schema, component_schema
+from samfed_monai.config.targets import COMPONENT, annotation_schema, component_schema
+from samfed_monai.config.workflow import Job
 from samfed_monai.methods.ditto import DittoAlgorithm
 
 FILES = sorted({files[-1] for files in WORKFLOWS.values()})
@@ -66,7 +68,12 @@ def test_null_is_accepted_only_where_documented(workflow):
         (list[int], {"type": "array"}),
         (Literal["a", 1], {"enum": ["a", 1]}),
         (bool | Literal["auto"], {"anyOf": [{"type": "boolean"}, {"enum": ["auto"]}]}),
-        (Path | Iterator, None),
+        (Iterator[int] | Path, {"anyOf": [COMPONENT, {"type": "string"}]}),
+        (Hashable, {"type": ["boolean", "integer", "number", "string", "null"]}),
+        (Job, COMPONENT),
+        (str | torch.device, {"anyOf": [{"type": "string"}, {"type": "string"}]}),
+        (int | torch.Tensor, None),
+        (int | Any, None),
         (object, None),
     ],
 )
