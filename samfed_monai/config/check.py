@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import itertools
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -20,6 +21,7 @@ from samfed_monai.config.ids import check_code, check_override_ids, check_readin
 from samfed_monai.config.options import GROUPS, LARGEST, MONAI_IDS, TEACHER, options_in, shipped, training_layers
 from samfed_monai.config.parse import (
     COMMAND_LINE,
+    DISABLED,
     FEDERATE,
     MISSING,
     SITES,
@@ -29,6 +31,7 @@ from samfed_monai.config.parse import (
     children,
     follow,
     is_code,
+    is_disabled,
     join_id,
     lookup,
     numbers_at,
@@ -41,7 +44,9 @@ from samfed_monai.config.targets import (
     COMPONENT,
     COMPONENT_KEYS,
     Schema,
+    arguments_of,
     component_schema,
+    is_component,
     like,
     not_installed,
     resolve_target,
@@ -50,6 +55,7 @@ from samfed_monai.config.variants import find_variant, methods, read_method
 from samfed_monai.core.errors import Problem, Problems, Refused, closest, error_text
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.model_file import CATALOGUE
+from samfed_monai.core.text import clipped
 from samfed_monai.core.validators import schema_problems
 
 WEIGHT_OPTIONS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
@@ -85,7 +91,8 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
                 continue
             if not (path.is_dir() if folder else path.is_file()):
                 expected = "a folder" if folder else "a data list" if name == "datalist" else "a weights file"
-                found, hint = f"no {'folder' if folder else 'file'} {str(path)!r}", "check the path"
+                kind = "folder" if folder else "file"
+                found, hint = f"{'a folder,' if path.is_dir() else f'no {kind}'} {str(path)!r}", "check the path"
                 problems.add(config.where((name,)), found=found, expected=expected, hint=hint + _MADE_BY.get(name, ""))
             elif name == "datalist":
                 from samfed_monai.data import DataList
@@ -192,6 +199,27 @@ def check_handlers(config: BundleConfig) -> Iterator[Problem]:
     for name, others in _NEEDED.items() if known and CATALOGUE in targets and handlers is not MISSING else ():
         if not {target.rpartition(".")[2] for target in targets} & {name, *others}:
             yield Problem(config.where(place), f"no {name}", f"{name} or a handler like it", "keep it there")
+
+
+def check_record(config: BundleConfig) -> Iterator[Problem]:
+    """Arguments that a ``MaskWriter`` records beside the masks, with other values than those of the run."""
+    content, parts_of = config.content, dict[str, _Id]()
+    for parts, value in walk(reached(content, ["evaluator"])):
+        if parts[-1:] == ("_target_",):
+            parts_of[str(value).rpartition(".")[2]] = parts[:-1]
+    inferer = arguments_of(follow(content, (), "@evaluator#inferer")[1])
+    writer = arguments_of(lookup(content, parts_of.get("MaskWriter", ("",))))
+    loader = arguments_of(lookup(content, parts_of.get("ModelLoader", ("",))))
+    done = {"views": inferer.get("views", 1), "amp": inferer.get("enabled", False), "runtime": ""}
+    done |= {"model": loader.get("path", writer.get("model")), "model_sha256": None} if writer.get("model") else {}
+    done |= {name: content.get(name) for name in ("image_size", "classes") if writer.get(name) is not None}
+    for name, value in done.items() if writer else ():
+        place, recorded = follow(content, (*parts_of["MaskWriter"], name), writer[name])
+        _, used = follow(content, (), value)
+        if recorded != used:
+            found, expected = (clipped(json.dumps(each)) for each in (recorded, used))
+            found, hint = f"{found} to record beside the masks", "set the option that both refer to"
+            yield Problem(config.where(place), found, f"{expected}, as in the run", hint)
 
 
 def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: str) -> Iterator[Problem]:
@@ -314,6 +342,7 @@ def _problems(config: BundleConfig, root: Path, *, ready: bool, imports: bool) -
         check_components(config),
         check_copies(config),
         check_handlers(config),
+        check_record(config),
         check_files(config, root, ready=ready),
     ):
         found.setdefault(problem.where, _with_shell_syntax(problem))  # one place is reported once
@@ -400,13 +429,15 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
     """
     values, schemas = dict[_Id, Any](), _Schemas()
     for parts, value in walk(config.content):
-        if isinstance(value, dict) and "_target_" in value:
+        if is_component(value):
             yield from _component_problems(config, parts, value, values, schemas)
         elif isinstance(value, dict) and parts and (misspelt := closest("_target_", value, _HIGH_SIMILARITY)):
             yield Problem(config.where((*parts, misspelt)), "an unknown key", "a known key", "did you mean '_target_'?")
     for place, default in _replaced_values(config):
-        schemas.setdefault(place, [like(default)])
         values[place] = lookup(config.content, place)
+        if is_component(default) and isinstance(values[place], list):  # even where a list of images would do
+            schemas[place] = [COMPONENT]
+        schemas.setdefault(place, [like(default)])
     options = (options_in(config.layers[index][0]) for index in config.own_layers)
     for place, keywords in ((split_id(name), each) for described in options for name, each in described.items()):
         value = _without_code(lookup(config.content, place))
@@ -436,11 +467,13 @@ def _component_problems(
             yield from _item_problems(config, (*parts, name), argument, _OF_COMPONENTS[name])
         place, resolved = follow(config.content, (*parts, name), argument)
         expected = schema["properties"].get(name)
-        is_component = isinstance(resolved, dict) and "_target_" in resolved
-        if expected and resolved is not MISSING and not is_component:
+        if is_disabled(resolved) and (name in _STEPS or schema_problems(None, expected or {}, "")):
+            needed = f"false, as {component['_target_']} needs {name!r}"
+            yield Problem(config.where((*place, DISABLED)), "true", needed)
+        elif expected and resolved is not MISSING and not is_component(resolved):
             schemas.setdefault(place, []).append(expected)
             values[place] = resolved
-        elif expected == {} and is_component:
+        elif expected == {} and is_component(resolved):
             schemas.setdefault(place, [{}])  # a component may replace a name
 
 
@@ -464,14 +497,13 @@ def _argument_problems(config: BundleConfig, parts: _Id, given: Mapping[str, Any
 def _item_problems(config: BundleConfig, parts: _Id, value: Any, nested: bool, item: bool = False) -> Iterator[Problem]:
     """Parts of an argument of components that are none; ``nested``: they may also be null, or in lists and objects."""
     place, resolved = follow(config.content, parts, value)
-    is_component, whole = isinstance(resolved, dict) and "_target_" in resolved, nested or not item
+    listed, whole = nested or not item, resolved is None and (nested or not item)
     is_empty = resolved in (None, []) and parts[-1] in _STEPS
-    if (isinstance(resolved, list) and whole and not is_empty) or (
-        isinstance(resolved, dict) and nested and not is_component
-    ):
+    is_group = isinstance(resolved, dict) and nested and not is_component(resolved)
+    if (isinstance(resolved, list) and listed and not is_empty) or is_group:
         for name, part in children(resolved):
             yield from _item_problems(config, (*place, name), part, nested, item=True)
-    elif is_empty or not (is_component or is_code(resolved) or resolved is MISSING or (resolved is None and whole)):
+    elif is_empty or not (is_component(resolved) or is_code(resolved) or resolved is MISSING or whole):
         yield from (replace(each, where=config.where(place)) for each in schema_problems(resolved, COMPONENT, ""))
 
 

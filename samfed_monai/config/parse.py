@@ -133,6 +133,8 @@ WORKFLOWS: dict[str, tuple[str, ...]] = {
 FEDERATE = WORKFLOWS["federate"][-1]
 _WORKFLOW_FILES = frozenset(name for files in WORKFLOWS.values() for name in files)
 
+_OF_MODEL = (WORKFLOWS["evaluate"][-1], WORKFLOWS["inference"][-1])
+
 COMMAND_LINE = "command line"
 
 SIZES = ("image_size", "spatial_size")
@@ -275,11 +277,19 @@ class BundleConfig:
 
     @property
     def used(self) -> dict[str, Any]:
-        """The content; in a federation without the ids that its variant does not use (:attr:`Method.unused`)."""
+        """The content; in a federation without the ids that its variant does not use (:attr:`Method.unused`), with a
+        trained model without what it replaces: initial weights, and the images of a ``SiteEvaluation``'s evaluator."""
         content, federation = copy.deepcopy(self.content), self.federation
         blocks = [pairs.get(METHOD, {}) for _, pairs in federation.layers[1 : federation.base] if federation.federates]
-        for name in next((block["unused"] for block in reversed(blocks) if "unused" in block), ()):
-            _set(content, split_id(name), MISSING, merge=False)
+        unused = [
+            split_id(name) for name in next((each["unused"] for each in reversed(blocks) if "unused" in each), ())
+        ]
+        if {self.layers[index][0] for index in self.own_layers}.intersection(_OF_MODEL):
+            unused.append(("network_def", "weights"))
+            if str(lookup(content, ("evaluation", "_target_"))).endswith(".SiteEvaluation"):
+                unused.append((*follow(content, (), "@evaluation#evaluator")[0], "val_data_loader"))
+        for parts in unused:
+            _set(content, parts, MISSING, merge=False)
         return content
 
     @property

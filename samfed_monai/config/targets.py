@@ -226,13 +226,17 @@ COMPONENT: Schema = {"not": {"not": {"type": "object", "required": ["_target_"]}
 """Schema of a component, also of an argument for which no plain value can be given, such as a network."""
 
 
+def is_component(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
+
+
 def like(value: Any) -> Schema:
     """Returns the schema of values of the same type; ``null`` allows any value, text and lists also allow ``null``. A
     component may only be replaced by a component."""
     name = NAMES.get(type(value))
     if name in (None, "null"):
         return {}
-    if isinstance(value, dict) and "_target_" in value:
+    if is_component(value):
         return {"anyOf": [COMPONENT, {"type": "null"}]}
     return {"type": name if isinstance(value, (bool, int, float)) else [name, "null"]}
 
@@ -246,6 +250,15 @@ def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
         return {}, True
     named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def arguments_of(component: Any) -> dict[str, Any]:
+    """Arguments of a component, with the defaults of those that it leaves out if it is known."""
+    given = dict(component) if isinstance(component, Mapping) else {}
+    with suppress(Refused):  # an unknown component, which its own check refuses
+        parameters, _ = parameters_of(resolve_target(given.get("_target_"), ""))
+        return {name: parameter.default for name, parameter in parameters.items()} | given
+    return given
 
 
 @functools.lru_cache(maxsize=1024)

@@ -40,11 +40,14 @@ def run_job(*, job: Job, method: str = "run") -> Any:
         "run": [{"_target_": "samfed_monai.config.run_job", "job": "@job"}]
 
     Raises:
-        Refused: another method.
+        Refused: another method; an engine without images.
     """
     from samfed_monai.federation.signals import Termination
 
     require(one_of("run_job -> method", method, ("run", "write")))
+    if getattr(getattr(job, "state", None), "epoch_length", None) == 0:  # MONAI would only warn
+        where, hint = f"{type(job).__name__} -> data loader", "correct the data set, or the override that sets it"
+        raise refused(where, found="none", expected="at least one image", hint=hint)
     if not started_by_monai():
         return getattr(job, method)()
     install_exit_hook()

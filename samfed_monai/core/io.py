@@ -348,7 +348,14 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
     return parsed
 
 
+def require_no_folder(path: str | Path, expected: str) -> None:
+    """Refuses a folder where a file is read, which libraries report as a missing device."""
+    if Path(path).is_dir():
+        raise refused(path, "a folder", expected, "name a file in it")
+
+
 def _read_text(path: Path) -> str:
+    require_no_folder(path, "a JSON file")
     try:
         return path.read_bytes().decode()
     except OSError as error:
@@ -428,6 +435,7 @@ def safe_load(path: str | Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
+    require_no_folder(path, "a weights file")
     if path.suffix in (".ts", ".pt2", ".onnx") and path.is_file():
         hint = "give the weights or run that it was exported from; `samfed infer` also runs .onnx files"
         raise refused(path, found="an exported program", expected="a weights file", hint=hint)

@@ -216,7 +216,7 @@ def _hint(value: Any, expected: str) -> str:
     if text in ("true", "false") and "true or false" in expected:
         return f"write {text} without quotes (True or False on MONAI's own command line)"
     if text and "a list" in expected:
-        return f"write {json.dumps([item.strip(_BRACKETS) for item in value.split(',')])}"
+        return f"write {json.dumps([name for item in value.split(',') if (name := item.strip(_BRACKETS))])}"
     if isinstance(value, float) and value.is_integer() and "whole number" in expected:
         return f"write {int(value)}"
     if "a component" in expected:

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from samfed_monai.config.options import USE_OF_TEACHER
-from samfed_monai.config.workflow import run_workflow
+from samfed_monai.config.workflow import run_job, run_workflow
 from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.io import sha256_file, write_json
 from samfed_monai.core.process_setup import best_device
@@ -222,7 +222,7 @@ class Predictor:
         steps = {"inferer": inferer, "postprocessing": postprocessing, "decollate": postprocessing is not None}
         evaluator = SupervisedEvaluator(device, loader, network, val_handlers=handlers, **steps)
         attach(evaluator, threshold)
-        evaluator.run()
+        run_job(job=evaluator)
 
     def _exported_config(self, given: Mapping[str, Any]) -> WorkflowConfig:
         """Returns ``inference.json`` for an exported network, with the network's image size."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from samfed_monai.core.errors import Problem, refused
-from samfed_monai.core.io import check_tensors, parse_json, safe_load, save_tensors
+from samfed_monai.core.io import check_tensors, parse_json, require_no_folder, safe_load, save_tensors
 from samfed_monai.core.tensor_file import checksum
 from samfed_monai.core.validators import require
 from samfed_monai.networks.sam.build import PromptFreeSam
@@ -100,6 +100,7 @@ def read_header(path: str | Path) -> Adapter:
     """
     from safetensors import SafetensorError, safe_open
 
+    require_no_folder(path, "a teacher's adapter")
     try:
         with safe_open(Path(path), framework="pt") as stream:
             metadata = stream.metadata() or {}
