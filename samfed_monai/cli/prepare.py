@@ -1,4 +1,4 @@
-"""``samfed prepare``: makes data lists; a table of sources and options, and the printed summary."""
+"""``samfed prepare``: makes data lists; a table of options, and the printed summary."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from contextlib import suppress
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli.arguments import names_in, on_list
 from samfed_monai.core.errors import Problems, refused
+from samfed_monai.core.io import read_json
 from samfed_monai.core.text import as_argument, counted, normal
 
 if TYPE_CHECKING:
@@ -231,74 +232,19 @@ COMMON = "--output --groups --group-column --limit-per-site --skip-unreadable --
 MEASURING, RESHAPING = "--validation --test", "--unseen --divide"
 OF_SITES = f"--public|--test-only {MEASURING} {RESHAPING} {COMMON}"
 OF_POOL = f"--public --sites {MEASURING} {COMMON}"
+GROUPS = {"COMMON": COMMON, "MEASURING": MEASURING, "RESHAPING": RESHAPING, "OF_SITES": OF_SITES, "OF_POOL": OF_POOL}
+"""Options that several sources of ``sources.json`` share."""
 
 
-class Source(NamedTuple):
-    """A source of ``samfed prepare``; one of the options joined by ``|`` is required."""
-
-    about: str
-    options: str
-    run: Callable[[argparse.Namespace], None] = run_source
-    defaults: Mapping[str, Any] = {}
-
-
-SOURCES = {
-    "folders": Source(
-        "DIR/<site>/{images,masks}; masks may be missing, except at the public site",
-        f"root --label-kind --by-folder {OF_SITES} --mask-threshold --classes",
-    ),
-    "coco": Source(
-        "COCO annotations, DIR/<site>/{images,annotations/*.json}, drawn as masks into DIR/<site>/masks",
-        f"root --category --without-annotation --by-folder {OF_SITES} --mask-threshold",
-    ),
-    "nifti": Source(
-        "NIfTI volumes, DIR/<site>/{images,masks}/*.nii.gz, cut into slices; slices of one volume stay together",
-        f"root --slices --label --reorient --without-spacing {OF_SITES} --classes",
-    ),
-    "isic": Source(
-        "the official archives of the ISIC challenge 2016, 2017 or 2018, unpacked",
-        f"root --unpack {OF_POOL} --mask-threshold",
-        defaults={"public": "100"},
-    ),
-    "list": Source(
-        "a published list of the images of each client (HSSF's format)",
-        f"--split --data-root --folder --by-sequence {RESHAPING} {COMMON} --mask-threshold --classes",
-    ),
-    "polyp": Source(
-        "public polyp collections as unpacked, one folder and one site each",
-        f"root --public --leave-out --unpack {MEASURING} {RESHAPING} {COMMON} --mask-threshold",
-        defaults={"public": "CVC-ColonDB"},
-    ),
-    "source": Source(
-        "images found by a source of another installed package",
-        f"name_of_source root {OF_POOL} --mask-threshold --classes",
-        defaults={"public": "0.25"},
-    ),
-    "split": Source(
-        "one list for each site from a list of all sites, for sites that do not share their lists",
-        "datalist --output-dir",
-        run_split,
-    ),
-    "synthetic": Source(
-        "render dermoscopy- or colonoscopy-like sites, for demos and tests",
-        "root --output --scene --sites:number --labelled --images-per-site --public:count --size --seed --no-report",
-        run_synthetic,
-    ),
-    "synthetic-volumes": Source(
-        "render a CT-like and an MR-like site with two organs, as NIfTI files for the source nifti",
-        "root --volumes --public:count --size --seed",
-        run_synthetic_volumes,
-    ),
-    "weak": Source(
-        "scribbles, points, boxes or blocks from masks, for the sites' training images, into weak in the data root",
-        "datalist --data-root --kind --output --points --width --seed --no-report",
-        run_weak,
-    ),
-}
+RUNS = {"split": run_split, "synthetic": run_synthetic, "synthetic-volumes": run_synthetic_volumes, "weak": run_weak}
+"""Sources that are not functions of ``data/prepare.py``, with their functions here."""
 
 
 def add_prepare_parser(subparsers: Any) -> None:
     """Adds ``prepare`` and its sources; each sets ``run``, a function of the parsed arguments.
+
+    ``sources.json`` has the description, the options and the defaults of each source; one of the options joined by
+    ``|`` is required.
 
     Args:
         subparsers: from ``ArgumentParser.add_subparsers``.
@@ -306,15 +252,15 @@ def add_prepare_parser(subparsers: Any) -> None:
     about = "Turn images into a frozen data list, with a report to look at."
     prepare: argparse.ArgumentParser = subparsers.add_parser("prepare", help=about.lower()[:-1], description=about)
     sources = prepare.add_subparsers(dest="source", required=True, metavar="SOURCE")
-    for name, source in SOURCES.items():
-        description = source.about[0].upper() + source.about[1:] + "."
-        parser = sources.add_parser(name, help=source.about, description=description)
-        for names in source.options.split():
+    for source, table in read_json(Path(__file__).with_name("sources.json")).items():
+        description = table["about"][0].upper() + table["about"][1:] + "."
+        parser = sources.add_parser(source, help=table["about"], description=description)
+        for names in table["options"].format(**GROUPS).split():
             options = names.split("|")
             group = parser if len(options) == 1 else parser.add_mutually_exclusive_group(required=True)
             for name in options:
-                _add(group, name, source.defaults)
-        parser.set_defaults(run=source.run)
+                _add(group, name, table.get("defaults", {}))
+        parser.set_defaults(run=RUNS.get(source, run_source))
 
 
 def _add(parser: Any, name: str, defaults: Mapping[str, Any]) -> None:

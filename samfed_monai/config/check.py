@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import itertools
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -31,6 +30,7 @@ from samfed_monai.config.parse import (
     children,
     follow,
     is_code,
+    is_component,
     is_disabled,
     join_id,
     lookup,
@@ -40,17 +40,7 @@ from samfed_monai.config.parse import (
     walk,
     workflow_files,
 )
-from samfed_monai.config.targets import (
-    COMPONENT,
-    COMPONENT_KEYS,
-    Schema,
-    arguments_of,
-    component_schema,
-    is_component,
-    like,
-    not_installed,
-    resolve_target,
-)
+from samfed_monai.config.targets import COMPONENT_KEYS, Schema, component_schema, like, not_installed, resolve_target
 from samfed_monai.config.variants import find_variant, methods, read_method
 from samfed_monai.core.errors import Problem, Problems, Refused, closest, error_text
 from samfed_monai.core.io import read_json, sha256_file
@@ -203,23 +193,23 @@ def check_handlers(config: BundleConfig) -> Iterator[Problem]:
 
 def check_record(config: BundleConfig) -> Iterator[Problem]:
     """Arguments that a ``MaskWriter`` records beside the masks, with other values than those of the run."""
-    content, parts_of = config.content, dict[str, _Id]()
-    for parts, value in walk(reached(content, ["evaluator"])):
-        if parts[-1:] == ("_target_",):
-            parts_of[str(value).rpartition(".")[2]] = parts[:-1]
-    inferer = arguments_of(follow(content, (), "@evaluator#inferer")[1])
-    writer = arguments_of(lookup(content, parts_of.get("MaskWriter", ("",))))
-    loader = arguments_of(lookup(content, parts_of.get("ModelLoader", ("",))))
-    done = {"views": inferer.get("views", 1), "amp": inferer.get("enabled", False), "runtime": ""}
-    done |= {"model": loader.get("path", writer.get("model")), "model_sha256": None} if writer.get("model") else {}
-    done |= {name: content.get(name) for name in ("image_size", "classes") if writer.get(name) is not None}
-    for name, value in done.items() if writer else ():
-        place, recorded = follow(content, (*parts_of["MaskWriter"], name), writer[name])
-        _, used = follow(content, (), value)
-        if recorded != used:
-            found, expected = (clipped(json.dumps(each)) for each in (recorded, used))
-            found, hint = f"{found} to record beside the masks", "set the option that both refer to"
-            yield Problem(config.where(place), found, f"{expected}, as in the run", hint)
+    content = config.content
+    used = ((parts, value) for parts, value in walk(reached(content, ["evaluator"])) if parts[-1:] == ("_target_",))
+    of = {str(value).rpartition(".")[2]: parts[:-1] for parts, value in used}
+    inferer, arguments = follow(content, (), "@evaluator#inferer")
+    auto = "auto" if "AutocastInferer" in str(lookup(arguments, ("_target_",))) else False
+    done: dict[str, tuple[_Id, Any]] = {"views": ((*inferer, "views"), 1), "amp": ((*inferer, "enabled"), auto)}
+    done |= {name: ((name,), None) for name in ("image_size", "classes")} | {"runtime": ((), "")}
+    done |= {"model": ((*of["ModelLoader"], "path"), None), "model_sha256": ((), None)} if "ModelLoader" in of else {}
+    for name, (source, default) in done.items() if "MaskWriter" in of else ():
+        place = (*of["MaskWriter"], name)
+        place, recorded = follow(content, place, lookup(content, place))
+        value = follow(content, source, lookup(content, source))[1] if source else MISSING
+        value = default if value is MISSING else value
+        recorded = {"views": 1, "amp": False}.get(name, value) if recorded is MISSING else recorded
+        if recorded != value:
+            found, hint = f"{clipped(repr(recorded))} to record beside the masks", "set the option that both refer to"
+            yield Problem(config.where(place), found, f"{clipped(repr(value))}, as in the run", hint)
 
 
 def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: str) -> Iterator[Problem]:
@@ -436,7 +426,7 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
     for place, default in _replaced_values(config):
         values[place] = lookup(config.content, place)
         if is_component(default) and isinstance(values[place], list):  # even where a list of images would do
-            schemas[place] = [COMPONENT]
+            schemas[place] = [like(default)]
         schemas.setdefault(place, [like(default)])
     options = (options_in(config.layers[index][0]) for index in config.own_layers)
     for place, keywords in ((split_id(name), each) for described in options for name, each in described.items()):
@@ -504,7 +494,8 @@ def _item_problems(config: BundleConfig, parts: _Id, value: Any, nested: bool, i
         for name, part in children(resolved):
             yield from _item_problems(config, (*place, name), part, nested, item=True)
     elif is_empty or not (is_component(resolved) or is_code(resolved) or resolved is MISSING or whole):
-        yield from (replace(each, where=config.where(place)) for each in schema_problems(resolved, COMPONENT, ""))
+        found, hint = clipped(repr(resolved)), 'write an object with _target_, or a reference to one, "@ID"'
+        yield Problem(config.where(place), "null" if resolved is None else found, "a component", hint)
 
 
 def _replaced_values(config: BundleConfig) -> Iterator[tuple[_Id, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from typing import Any
 
 from samfed_monai.config.options import (
@@ -39,7 +40,7 @@ from samfed_monai.config.parse import (
     split_id,
     walk,
 )
-from samfed_monai.config.targets import CATALOGUE, COMPONENT_KEYS, arguments_of, parameters_of, resolve_target
+from samfed_monai.config.targets import CATALOGUE, COMPONENT_KEYS, parameters_of, resolve_target
 from samfed_monai.config.variants import packaged_methods
 from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean
 from samfed_monai.core.io import read_json
@@ -453,7 +454,11 @@ def _has_pretrained_encoder(content: Mapping[str, Any]) -> bool:
 def _disabling_argument(content: Mapping[str, Any], place: tuple[str, ...]) -> str:
     """Returns the argument beside a place with a value that does not use the place (:data:`USED_WITH`); else empty."""
     related, is_used = USED_WITH.get(place[-1], ((), bool))
-    arguments = arguments_of(lookup(content, place[:-1]) if related else {})
+    arguments = lookup(content, place[:-1]) if related else {}
+    if "_target_" in arguments:
+        with suppress(Refused):  # an unknown component, which its own check refuses
+            parameters, _ = parameters_of(resolve_target(arguments["_target_"], ""))
+            arguments = {name: parameter.default for name, parameter in parameters.items()} | arguments
     values = {name: resolve(content, arguments[name]) for name in related if name in arguments}
     texts = ((name, arguments[name] if isinstance(value, dict) else value) for name, value in values.items())
     shown = (f"{name} {'null' if value is None else value}" for name, value in texts)

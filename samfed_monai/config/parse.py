@@ -96,6 +96,10 @@ def walk(content: Any, parts: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
         yield from walk(value, (*parts, name))
 
 
+def is_component(value: Any) -> bool:
+    return isinstance(value, dict) and "_target_" in value
+
+
 def references(text: Any) -> list[tuple[str, ...]]:
     """Ids that a value refers to with ``@``, without relative ones (``@#sibling``)."""
     if not (isinstance(text, str) and text.startswith(("@", "$"))):
@@ -284,10 +288,9 @@ class BundleConfig:
         unused = [
             split_id(name) for name in next((each["unused"] for each in reversed(blocks) if "unused" in each), ())
         ]
-        if {self.layers[index][0] for index in self.own_layers}.intersection(_OF_MODEL):
-            unused.append(("network_def", "weights"))
-            if str(lookup(content, ("evaluation", "_target_"))).endswith(".SiteEvaluation"):
-                unused.append((*follow(content, (), "@evaluation#evaluator")[0], "val_data_loader"))
+        if any(name in _OF_MODEL for name, _ in self.layers):
+            evaluator, _ = follow(content, (), "@evaluation#evaluator")
+            unused += [("network_def", "weights"), (*evaluator, "val_data_loader")]
         for parts in unused:
             _set(content, parts, MISSING, merge=False)
         return content

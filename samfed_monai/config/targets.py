@@ -205,13 +205,12 @@ def annotation_schema(annotation: Any) -> Schema | None:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return {"enum": [item.value for item in annotation]}
     kind = origin or annotation
-    if not isinstance(kind, (type, types.NoneType)) or kind in (Any, object):
-        return None
     if kind in NAMES:
         return {"type": NAMES[kind]}
-    if issubclass(kind, os.PathLike) or (kind.__module__, kind.__name__) in _WRITTEN_AS_TEXT:
+    is_class = isinstance(kind, type) and kind not in (Any, object)
+    if is_class and (issubclass(kind, os.PathLike) or (kind.__module__, kind.__name__) in _WRITTEN_AS_TEXT):
         return {"type": "string"}
-    if kind.__module__ in _ARRAYS:
+    if not is_class or kind.__module__ in _ARRAYS:
         return None
     with suppress(TypeError):  # a protocol: only a component has its methods
         if fitting := [name for name, value in _EXAMPLES.items() if isinstance(value, kind)]:
@@ -226,17 +225,13 @@ COMPONENT: Schema = {"not": {"not": {"type": "object", "required": ["_target_"]}
 """Schema of a component, also of an argument for which no plain value can be given, such as a network."""
 
 
-def is_component(value: Any) -> bool:
-    return isinstance(value, Mapping) and "_target_" in value
-
-
 def like(value: Any) -> Schema:
     """Returns the schema of values of the same type; ``null`` allows any value, text and lists also allow ``null``. A
     component may only be replaced by a component."""
     name = NAMES.get(type(value))
     if name in (None, "null"):
         return {}
-    if is_component(value):
+    if isinstance(value, dict) and "_target_" in value:
         return {"anyOf": [COMPONENT, {"type": "null"}]}
     return {"type": name if isinstance(value, (bool, int, float)) else [name, "null"]}
 
@@ -250,15 +245,6 @@ def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
         return {}, True
     named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-
-
-def arguments_of(component: Any) -> dict[str, Any]:
-    """Arguments of a component, with the defaults of those that it leaves out if it is known."""
-    given = dict(component) if isinstance(component, Mapping) else {}
-    with suppress(Refused):  # an unknown component, which its own check refuses
-        parameters, _ = parameters_of(resolve_target(given.get("_target_"), ""))
-        return {name: parameter.default for name, parameter in parameters.items()} | given
-    return given
 
 
 @functools.lru_cache(maxsize=1024)
