@@ -228,14 +228,6 @@ OPTIONS = {
 }
 """Every option once; a suffix after a colon distinguishes options of the same name."""
 
-COMMON = "--output --groups --group-column --limit-per-site --skip-unreadable --seed --no-report"
-MEASURING, RESHAPING = "--validation --test", "--unseen --divide"
-OF_SITES = f"--public|--test-only {MEASURING} {RESHAPING} {COMMON}"
-OF_POOL = f"--public --sites {MEASURING} {COMMON}"
-GROUPS = {"COMMON": COMMON, "MEASURING": MEASURING, "RESHAPING": RESHAPING, "OF_SITES": OF_SITES, "OF_POOL": OF_POOL}
-"""Options that several sources of ``sources.json`` share."""
-
-
 RUNS = {"split": run_split, "synthetic": run_synthetic, "synthetic-volumes": run_synthetic_volumes, "weak": run_weak}
 """Sources that are not functions of ``data/prepare.py``, with their functions here."""
 
@@ -243,8 +235,8 @@ RUNS = {"split": run_split, "synthetic": run_synthetic, "synthetic-volumes": run
 def add_prepare_parser(subparsers: Any) -> None:
     """Adds ``prepare`` and its sources; each sets ``run``, a function of the parsed arguments.
 
-    ``sources.json`` has the description, the options and the defaults of each source; one of the options joined by
-    ``|`` is required.
+    ``sources.json`` has options that sources share, and the description, options and defaults of each; one of the
+    options joined by ``|`` is required.
 
     Args:
         subparsers: from ``ArgumentParser.add_subparsers``.
@@ -252,10 +244,11 @@ def add_prepare_parser(subparsers: Any) -> None:
     about = "Turn images into a frozen data list, with a report to look at."
     prepare: argparse.ArgumentParser = subparsers.add_parser("prepare", help=about.lower()[:-1], description=about)
     sources = prepare.add_subparsers(dest="source", required=True, metavar="SOURCE")
-    for source, table in read_json(Path(__file__).with_name("sources.json")).items():
+    tables = read_json(Path(__file__).with_name("sources.json"))
+    for source, table in tables["sources"].items():
         description = table["about"][0].upper() + table["about"][1:] + "."
         parser = sources.add_parser(source, help=table["about"], description=description)
-        for names in table["options"].format(**GROUPS).split():
+        for names in table["options"].format(**tables["shared"]).format(**tables["shared"]).split():
             options = names.split("|")
             group = parser if len(options) == 1 else parser.add_mutually_exclusive_group(required=True)
             for name in options:

@@ -81,9 +81,9 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
                 continue
             if not (path.is_dir() if folder else path.is_file()):
                 expected = "a folder" if folder else "a data list" if name == "datalist" else "a weights file"
-                kind = "folder" if folder else "file"
-                found, hint = f"{'a folder,' if path.is_dir() else f'no {kind}'} {str(path)!r}", "check the path"
-                problems.add(config.where((name,)), found=found, expected=expected, hint=hint + _MADE_BY.get(name, ""))
+                found = "a folder," if path.is_dir() else f"no {'folder' if folder else 'file'}"
+                hint = f"check the path{_MADE_BY.get(name, '')}"
+                problems.add(config.where((name,)), f"{found} {str(path)!r}", expected, hint)
             elif name == "datalist":
                 from samfed_monai.data import DataList
 
@@ -194,22 +194,25 @@ def check_handlers(config: BundleConfig) -> Iterator[Problem]:
 def check_record(config: BundleConfig) -> Iterator[Problem]:
     """Arguments that a ``MaskWriter`` records beside the masks, with other values than those of the run."""
     content = config.content
-    used = ((parts, value) for parts, value in walk(reached(content, ["evaluator"])) if parts[-1:] == ("_target_",))
-    of = {str(value).rpartition(".")[2]: parts[:-1] for parts, value in used}
+    targets = (each for each in walk(reached(content, ["evaluator"])) if each[0][-1:] == ("_target_",))
+    of = {str(target).rpartition(".")[2]: parts[:-1] for parts, target in targets}
     inferer, arguments = follow(content, (), "@evaluator#inferer")
     auto = "auto" if "AutocastInferer" in str(lookup(arguments, ("_target_",))) else False
     done: dict[str, tuple[_Id, Any]] = {"views": ((*inferer, "views"), 1), "amp": ((*inferer, "enabled"), auto)}
-    done |= {name: ((name,), None) for name in ("image_size", "classes")} | {"runtime": ((), "")}
-    done |= {"model": ((*of["ModelLoader"], "path"), None), "model_sha256": ((), None)} if "ModelLoader" in of else {}
+    loaded = {"model": (*of["ModelLoader"], "path"), "model_sha256": ("model_sha256",)} if "ModelLoader" in of else {}
+    options = {name: (name,) for name in ("image_size", "classes", "runtime")}
+    done |= {name: (place, None) for name, place in (options | loaded).items()}
+
+    def value(place: _Id, default: Any) -> tuple[_Id, Any]:
+        place, found = follow(content, place, lookup(content, place))
+        return place, default if found is MISSING else found
+
     for name, (source, default) in done.items() if "MaskWriter" in of else ():
-        place = (*of["MaskWriter"], name)
-        place, recorded = follow(content, place, lookup(content, place))
-        value = follow(content, source, lookup(content, source))[1] if source else MISSING
-        value = default if value is MISSING else value
-        recorded = {"views": 1, "amp": False}.get(name, value) if recorded is MISSING else recorded
-        if recorded != value:
+        _, used = value(source, default)
+        place, recorded = value((*of["MaskWriter"], name), {"views": 1, "amp": False}.get(name, used))
+        if recorded != used:
             found, hint = f"{clipped(repr(recorded))} to record beside the masks", "set the option that both refer to"
-            yield Problem(config.where(place), found, f"{clipped(repr(value))}, as in the run", hint)
+            yield Problem(config.where(place), found, f"{clipped(repr(used))}, as in the run", hint)
 
 
 def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: str) -> Iterator[Problem]:
