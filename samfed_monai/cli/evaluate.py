@@ -30,7 +30,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> None:
     about = "also calibrate the expected Dice on these images, and write a file beside the model for `samfed infer`"
     parser.add_argument("--calibrate", action="store_true", help=f"{about}; check it on other images")
     add_other_size(parser)
-    take_overrides(parser, "evaluate.json", "evaluate.json")
+    take_overrides(parser, "evaluate.json", "evaluate.json", unread=["encoder_weights"])
     parser.set_defaults(run=run, kept="tables of sites that were scored are kept; metrics.json is written last")
 
 

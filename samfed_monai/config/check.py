@@ -429,7 +429,7 @@ def check_components(config: BundleConfig) -> Iterator[Problem]:
     for place, default in _replaced_values(config):
         values[place] = lookup(config.content, place)
         if is_component(default) and isinstance(values[place], list):  # even where a list of images would do
-            schemas[place] = [like(default)]
+            schemas.setdefault(place, []).append(like(default))
         schemas.setdefault(place, [like(default)])
     options = (options_in(config.layers[index][0]) for index in config.own_layers)
     for place, keywords in ((split_id(name), each) for described in options for name, each in described.items()):
@@ -466,7 +466,7 @@ def _component_problems(
         elif expected and resolved is not MISSING and not is_component(resolved):
             schemas.setdefault(place, []).append(expected)
             values[place] = resolved
-        elif expected == {} and is_component(resolved):
+        elif is_component(resolved) and expected is not None and not schema_problems(resolved, expected, ""):
             schemas.setdefault(place, [{}])  # a component may replace a name
 
 

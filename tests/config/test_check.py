@@ -14,9 +14,11 @@ from monai.bundle import ConfigParser
 from samfed_monai.config import check_bundle, find_bundle, known_variants
 from samfed_monai.config.check import check_base_weights, workflows_of
 from samfed_monai.config.options import OPTIONAL
+from samfed_monai.core.io import read_json
 from tests.config.conftest import TRAIN
 
 SKIN = find_bundle("samfed_skin")
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 UNKNOWN = "expected an id of this workflow, found an unknown id"
 UNREAD = "expected a known key, found a key that nothing reads"
 
@@ -66,52 +68,12 @@ def test_fault_23_misspelt_id_in_override_or_variant_is_reported(bundle, rewrite
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"loss#sigmiod": True},
-            "loss#sigmiod: expected an argument of DiceLoss, found an unexpected argument; did you mean 'sigmoid'?",
-        ),
+        *(tuple(row.values()) for row in read_json(FIXTURES / "mistakes.json")["toy"]),
         (
             json.dumps(TRAIN).replace('"rate": 0.1, "steps"', '"rtae": 0.1, "steps"'),
             f"rtae: {UNREAD}; did you mean 'rate'?",
         ),
         (json.dumps({"ratee": 0.3, **TRAIN}), f"ratee: {UNREAD}; did you mean 'rate'?"),
-        ({"rate": "0.5"}, "rate: expected a number, found '0.5' (str); remove the quotes"),
-        ({"steps": 2.0}, "steps: expected a whole number or null, found 2.0 (float); write 2"),
-        ({"amp": 1}, "amp: expected true or false, found 1 (int)"),
-        ({"loss#sigmoid": "yes"}, "loss#sigmoid: expected true or false, found 'yes' (str)"),
-        ({"terms#first#_disabled_": "yes"}, "terms#first#_disabled_: expected true or false, found 'yes' (str)"),
-        (
-            {"loss#_target_": "monai.losses.DieLoss"},
-            "loss#_target_: expected a component that exists in monai.losses, found 'monai.losses.DieLoss'; "
-            "did you mean 'DiceLoss'?",
-        ),
-        (
-            {"loss#_target_": "DieLoss"},  # short names are looked up in MONAI
-            "loss#_target_: expected a component that exists in MONAI, found 'DieLoss'; did you mean 'DiceLoss'?",
-        ),
-        (
-            {"loss": {"_target_": "torch.nn.ReLU", "_zzz": 1}},
-            "loss#_zzz: expected an argument of ReLU, found an unexpected argument; it takes inplace",
-        ),
-        (
-            {"loss": {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 1}},
-            "loss: expected the argument 'kernel_size' of Conv2d, found no such argument",
-        ),
-        (
-            '{"rate": 1, "rate": 2}',
-            "rate: expected each key once, found the same key twice in one object; delete one (JSON would silently "
-            "keep the last)",
-        ),
-        (
-            {"rate": "$__import__('os').getpid()"},
-            "rate: expected a plain value, found \"$__import__('os').getpid()\"; "
-            "a value that starts with '$' would run code or read another file",
-        ),
-        (
-            {"run": ["$@train#trainer.run("]},
-            "run#0: expected a Python expression after '$', found '$@train#trainer.run('",
-        ),
-        ({"weights": "none.pt"}, "weights: expected a weights file, found no file 'none.pt'; check the path"),
     ],
 )
 def test_faults_23_to_28_and_31_and_74_problems_in_file_are_reported(bundle, rewrite, change, message):
@@ -141,6 +103,17 @@ def test_mask_threshold_must_equal_declared_threshold(tmp_path):
     (refusal,) = check(own, "inference", overrides={place: "@doubt"}, ready=False)
     assert refusal.startswith("inference.json -> doubt: expected 0.5, the threshold")
     assert check_skin("inference", threshold=0.3) == check_skin("inference", **{place: 0.3, "threshold": 0.3}) == []
+
+
+def test_handlers_of_other_packages_may_load_weights_and_write_masks(tmp_path):
+    """The ids of an inference whose handlers are all of a package that the user allows, and then one of them."""
+    handlers = json.loads((SKIN / "configs" / "inference.json").read_text())["handlers"]
+    other = {"_target_": "tests.config.toys.Trainer"}
+    assert check(edited(tmp_path / "a", file="inference.json", handlers=[other]), "inference", ready=False) == []
+    bar = {"_target_": "samfed_monai.handlers.BatchBar", "what": "segmenting"}
+    for own, missing in (([bar], "ModelLoader"), (handlers[:1], "MaskWriter")):
+        (problem, *_) = check(edited(tmp_path / missing, file="inference.json", handlers=own), "inference", ready=False)
+        assert problem.startswith(f"inference.json -> handlers: expected {missing} or a handler like it, found no")
 
 
 def test_fault_24_wrong_types_are_reported(bundle, tmp_path):

@@ -332,7 +332,7 @@ def test_file_without_state_dict_is_refused(tmp_path: Path, content: object):
         files.safe_load(tmp_path / "w.pt")
 
 
-def test_missing_weights_and_exported_program_are_refused(tmp_path: Path):
+def test_missing_weights_folders_and_exported_programs_are_refused(tmp_path: Path):
     for name in ("net.ts", "net.pt2"):
         (tmp_path / name).touch()
         with pytest.raises(Refused, match=rf"{name}: expected a weights file, found an exported program; give the wei"):
@@ -340,6 +340,11 @@ def test_missing_weights_and_exported_program_are_refused(tmp_path: Path):
     for name in ("none.safetensors", "none.pt"):
         with pytest.raises(Refused, match=rf"{name}: expected a weights file, found no such file; check the path"):
             files.safe_load(tmp_path / name)
+        (tmp_path / name).mkdir()
+        with pytest.raises(Refused, match=rf"{name}: expected a weights file, found a folder; name a file in it"):
+            files.safe_load(tmp_path / name)
+    with pytest.raises(Refused, match=r"none\.pt: expected a JSON file, found a folder; name a file in it"):
+        files.read_json(tmp_path / "none.pt")
 
 
 @pytest.mark.parametrize("keep", [0, 5, 40, -1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -173,7 +174,11 @@ def test_overrides_and_views_are_applied(tmp_path, picture):
     predictor.write([str(tmp_path / "a.png")], tmp_path / "masks")
     assert read_json(tmp_path / "masks" / "inference.json")["views"] == 4
     file = Path(shutil.copytree(BUNDLE, tmp_path / "mine")) / "configs" / "inference.json"
-    file.write_text(file.read_text().replace('evaluator"', 'judge"'))
+    text = file.read_text()
+    file.write_text(re.sub(r'"data": \{.*\}', '"data": []', text))
+    with pytest.raises(Refused, match="SupervisedEvaluator -> data loader: expected at least one image, found none"):
+        Predictor(tmp_path / "mine", model)([picture])
+    file.write_text(text.replace('evaluator"', 'judge"'))
     with pytest.raises(Refused, match=r"inference\.json: expected an id evaluator, found none; add this id"):
         Predictor(tmp_path / "mine", model)([picture])
 

@@ -63,6 +63,8 @@ def test_fault_75_flipped_bit_or_missing_checksum_is_refused(written, tmp_path):
     for name in ("flipped", "none"):
         with pytest.raises(Refused, match="expected the tensors as written, found another checksum"):
             load_adapter(tmp_path / f"{name}.safetensors", sam(), **BELONGS)
+    with pytest.raises(Refused, match="expected a teacher's adapter, found a folder; name a file in it"):
+        load_adapter(tmp_path, sam(), **BELONGS)
 
 
 def test_adapter_contains_only_lora_prompt_encoder_and_decoder(written):
