@@ -285,9 +285,8 @@ class BundleConfig:
         trained model without what it replaces: initial weights, and the images of a ``SiteEvaluation``'s evaluator."""
         content, federation = copy.deepcopy(self.content), self.federation
         blocks = [pairs.get(METHOD, {}) for _, pairs in federation.layers[1 : federation.base] if federation.federates]
-        unused = [
-            split_id(name) for name in next((each["unused"] for each in reversed(blocks) if "unused" in each), ())
-        ]
+        names = next((block["unused"] for block in reversed(blocks) if "unused" in block), ())
+        unused = list(map(split_id, names))
         if any(name in _OF_MODEL for name, _ in self.layers):
             evaluator, _ = follow(content, (), "@evaluation#evaluator")
             unused += [("network_def", "weights"), (*evaluator, "val_data_loader")]

@@ -430,6 +430,9 @@ class Run:
         if self.start is not None:
             steps = self._warm_steps or "no"
             logger.info("start: the weights of %s, then %s steps of warm start", self.start.name, steps)
+        if self._warm_start_is_late:
+            before = participants.strategy.rounds_before_warm_start
+            logger.info("rounds 1 to %d come before the warm start: their Dice is that of untrained masks", before)
         with self.clock("warm_start"):
             starts, personal = {}, participants.config.optional("personal") or ()
             for name in participants.all_networks:

@@ -236,6 +236,7 @@ def test_fedca_shares_features_before_warm_start(ran):
     assert ["contrast" in each for each in terms] == [True, True, False]
     made = (found.whole.parent / "cache" / "warm_start").glob("*.safetensors")
     assert len(list(made)) == 2, "the network as built, and after stage 0"
+    assert "rounds 1 to 2 come before the warm start" in (found.whole / "run.log").read_text()
     sent = [line.get("statistics") for line in read_audit(found.whole / "sites/site-1/audit.jsonl")]
     assert [each for each in sent if each] == [{"kind": "features", "images": 1, "clip": None, "noise_multiplier": 0.0}]
     assert found.results["privacy"]["statistics"]["kind"] == "features"
