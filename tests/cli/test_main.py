@@ -353,7 +353,7 @@ FILES = {"federate": ["federate.json", "train.json"], "teach": ["teacher.json"]}
 FILES |= {"evaluate": ["evaluate.json"], "infer": ["inference.json"], "export": ["inference.json"]}
 OF_IMAGES = {"dataset_dir", "output_dir", "probabilities", "batch_size", "amp", "views"}
 NOT_LISTED = {"federate": {"epochs", "site"}, "teach": {"score"}, "infer": {"bundle_root", "dataset_dir"}}
-NOT_LISTED |= {"evaluate": set(), "export": {"bundle_root", "model", *OF_IMAGES}}
+NOT_LISTED |= {"evaluate": {"encoder_weights"}, "export": {"bundle_root", "model", *OF_IMAGES}}
 
 
 @pytest.mark.parametrize("command", FILES)
