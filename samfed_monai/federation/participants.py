@@ -454,7 +454,7 @@ def _guide_problems(
     """
     if guides is None:
         return
-    by_key = guides if isinstance(guides, Mapping) else {}
+    by_key = {key: guide for key, guide in guides.items() if guide is not None} if isinstance(guides, Mapping) else {}
     names = [guide.name for guide in by_key.values()]
     for term in terms:
         yield from term.missing_guides(names)
