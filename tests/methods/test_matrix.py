@@ -5,6 +5,7 @@ Each job runs once, for all tests of this file. The state of a killed run is cop
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from collections.abc import Callable
@@ -142,6 +143,7 @@ def ran(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
                 shutil.copytree(folder / "whole", folder / "cut")
             take(self, round, site, update)
 
+        logging.getLogger("samfed_monai").setLevel(logging.INFO)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(Strategy, "take", copied)
             results = job(federation, folder / "whole", **options).run()
