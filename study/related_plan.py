@@ -134,8 +134,8 @@ def options_of(row: str, *, local_steps: int, adapter: str) -> list[str]:
 
     If sites have different networks, sites and server also take steps on the public set: per round as many as a site
     takes on its own images. The default, one pass, would be four times as many here. The second network is then
-    ``lite0_fpn`` from ImageNet instead of the methods' ``basic_unet``, which needs no weights file, but takes four
-    times as long and starts untrained. If the sites train SAM itself, there is no teacher, and so no adapter.
+    ``lite0_fpn`` from ImageNet instead of the methods' ``basic_unet``, which needs no weights file, but is slower
+    (docs/benchmarks.md) and starts untrained. If the sites train SAM itself, there is no teacher, and so no adapter.
 
     Args:
         row: name of a method.
