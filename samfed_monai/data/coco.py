@@ -339,8 +339,8 @@ def draw_coco(
     of_categories = f" of {' or '.join(categories)}" if categories else ""
     sites = [_Site(folder, of_categories) for folder, paths in files.items() if paths]
     for site, picture in ((site, picture) for site in sites for picture in pictures):
-        with problems.collected():
-            if picture.where in files[site.folder]:
+        if picture.where in files[site.folder]:
+            with problems.collected():
                 site.match(picture, blank_is_empty=blank_is_empty)
     if check is not None and not problems:
         check([place for site in sites for _, _, place in site.matched if place is not None])
