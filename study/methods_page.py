@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from samfed_monai.config.variants import CLASSES, EXCHANGES, LABELS, LEAVES_SITE, variant_files
+from samfed_monai.config.method import CLASSES, EXCHANGES, LABELS, LEAVES_SITE
+from samfed_monai.config.variants import variant_files
 from samfed_monai.core.io import read_json
 
 if TYPE_CHECKING:
-    from samfed_monai.config.variants import Method
+    from samfed_monai.config.method import Method
 
 _PUBLIC = {
     "public": "public images with masks; {own}",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from samfed_monai.core.errors import did_you_mean, refused
 
 if TYPE_CHECKING:
-    from samfed_monai.config.variants import Method
+    from samfed_monai.config.method import Method
 
 
 def add_variants_parser(subparsers: argparse._SubParsersAction) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
 from samfed_monai.config.ids import check_code, check_override_ids, check_reading, networks_of, unread
+from samfed_monai.config.method import read_method
 from samfed_monai.config.options import GROUPS, LARGEST, MONAI_IDS, TEACHER, options_in, shipped, training_layers
 from samfed_monai.config.parse import (
     COMMAND_LINE,
@@ -41,7 +42,7 @@ from samfed_monai.config.parse import (
     workflow_files,
 )
 from samfed_monai.config.targets import COMPONENT_KEYS, Schema, component_schema, like, not_installed, resolve_target
-from samfed_monai.config.variants import find_variant, methods, read_method
+from samfed_monai.config.variants import find_variant, methods
 from samfed_monai.core.errors import Problem, Problems, Refused, closest, error_text
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.core.model_file import CATALOGUE

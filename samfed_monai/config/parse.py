@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.variants import METHOD, variant_files
+from samfed_monai.config.method import METHOD
+from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.validators import one_of, require

@@ -24,6 +24,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, Union
 
+from samfed_monai.config.method import read_method
 from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean, error_text, refused
 from samfed_monai.core.model_file import CATALOGUE
 from samfed_monai.core.registry import Deferred
@@ -354,8 +355,6 @@ def entry_points_of(kind: str) -> EntryPoints:
 
 def _require_usable(kind: str, point: EntryPoint) -> None:
     """Raises any exception if an entry point cannot be used."""
-    from samfed_monai.config.variants import read_method
-
     file = file_of_method(point)
     if kind == "methods":
         read_method(file)

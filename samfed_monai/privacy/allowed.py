@@ -22,7 +22,7 @@ from samfed_monai.protocol.statistics import Statistic
 from samfed_monai.protocol.strategy import WORDS, trained_weights
 
 if TYPE_CHECKING:
-    from samfed_monai.config.variants import Method
+    from samfed_monai.config.method import Method
     from samfed_monai.handlers.images_seen import SeenCounts
 
 

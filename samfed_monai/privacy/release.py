@@ -37,7 +37,7 @@ from samfed_monai.protocol.transport import Task, scrub
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.config.variants import Method
+    from samfed_monai.config.method import Method
 
 
 #: Maximum bytes of a message beside its tensors: names, shapes and the header.

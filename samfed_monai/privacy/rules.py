@@ -18,7 +18,7 @@ from samfed_monai.protocol.message import Kind, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule
 
 if TYPE_CHECKING:
-    from samfed_monai.config.variants import Method
+    from samfed_monai.config.method import Method
     from samfed_monai.protocol.strategy import Strategy
 
 WHERE = "federate.json -> privacy"

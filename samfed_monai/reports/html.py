@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from samfed_monai.config.bundles import bundle_of_command
-from samfed_monai.config.variants import EXCHANGES
+from samfed_monai.config.method import EXCHANGES
 from samfed_monai.core.io import PRIVATE, PUBLIC, write_bytes, write_page
 from samfed_monai.core.run_log import RunLog
 from samfed_monai.core.text import counted

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from samfed_monai.config.variants import Method, methods
+from samfed_monai.config.method import Method
+from samfed_monai.config.variants import methods
 from samfed_monai.core.text import counted
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.style import as_difference

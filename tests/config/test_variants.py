@@ -9,17 +9,9 @@ import pytest
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle, find_variant, known_variants
+from samfed_monai.config.method import EXCHANGES, LABELS, LAST, LEAVES_SITE, read_method
 from samfed_monai.config.targets import entry_points_of
-from samfed_monai.config.variants import (
-    EXCHANGES,
-    LABELS,
-    LAST,
-    LEAVES_SITE,
-    PACKAGED,
-    methods,
-    read_method,
-    resolved_method,
-)
+from samfed_monai.config.variants import PACKAGED, methods, resolved_method
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation.workflow import client_config
 from study.methods_page import methods_page

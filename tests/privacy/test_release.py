@@ -18,7 +18,7 @@ from ignite.engine import Events
 from monai.data import Dataset
 from torch.utils.data import RandomSampler, Subset
 
-from samfed_monai.config.variants import Method
+from samfed_monai.config.method import Method
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import EndlessSampler
 from samfed_monai.networks import SamNetwork, build_sam, split_keys

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from samfed_monai.config.variants import Method
+from samfed_monai.config.method import Method
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
 from samfed_monai.privacy.rules import (

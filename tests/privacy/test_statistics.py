@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from samfed_monai.config.variants import Method
+from samfed_monai.config.method import Method
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.privacy import (

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.config.variants import LEAVES_SITE
+from samfed_monai.config.method import LEAVES_SITE
 from samfed_monai.protocol import CollectedStatistics, Kind, Message, MessageRefused, StatisticKind, StatisticRule
 from samfed_monai.protocol.message import EXTRA_WORDS, STATISTICS
 from samfed_monai.protocol.statistics import limited, with_statistics
