@@ -131,7 +131,9 @@ class Site:
         return ((split, getattr(self, split.value)) for split in SITE_SPLITS)
 
 
-SERVER_NAMES = frozenset({"", "public", "server"})
+SERVER = "server"
+"""The server's name among the participants of a run."""
+SERVER_NAMES = frozenset({"", "public", SERVER})
 """Values of the option ``site`` that mean the public images only; not allowed as names of sites."""
 SITE_NAME = re.compile(r"[^\x00-\x1f/\\.@$%][^\x00-\x1f/\\]*")
 

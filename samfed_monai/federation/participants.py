@@ -26,9 +26,11 @@ from samfed_monai.core.training_state import own_random_state
 from samfed_monai.core.validators import one_of, require
 from samfed_monai.data import DataList
 from samfed_monai.data.classes import outputs_of
+from samfed_monai.data.datalist import SERVER
+from samfed_monai.data.records import weak_problems
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.federation.preparation import sam_fingerprint
-from samfed_monai.federation.site_network import SiteNetwork
+from samfed_monai.federation.site_network import SiteNetwork, Start
 from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, client_config, without_pretraining
 from samfed_monai.handlers import HandlerGroup
 from samfed_monai.handlers.guide import GlobalGuide, Guide
@@ -45,7 +47,6 @@ from samfed_monai.protocol.strategy import Server, Strategy, trained_weights
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Paths, Plan
-    from samfed_monai.federation.start import Start
     from samfed_monai.methods.heterogeneous import PublicMaskAlgorithm
 
 logger = logging.getLogger(__name__)
@@ -109,9 +110,6 @@ def require_starts(config: WorkflowConfig, names: Sequence[str]) -> None:
                 with own_random_state(0):  # random numbers drawn here are not used
                     config.with_overrides({"network_name": name}).value("network_def")
     problems.refuse_if_any()
-
-
-SERVER = "server"
 
 
 class Participants:
@@ -207,6 +205,30 @@ class Participants:
         if not isinstance(config.parser().get().get("images"), Mapping):
             return False  # the bundle's own image reader, which refuses unsuitable labels itself
         return not config.optional("images#weak_labels") if self.supervised else config.optional("oracle") is True
+
+    def label_problems(self, datalist: DataList, where: str) -> list[Problem]:
+        """Problems of labels at sites whose method learns from them, all sites at once.
+
+        These are weak labels where masks are needed, no labels at all, or images without one where all need a label.
+
+        Args:
+            datalist: the frozen list, or a site's or the server's part of it; sites that it does not have are skipped.
+            where: the list, for the messages.
+        """
+        problems = Problems()
+        for site in filter(datalist.sites.__contains__, self.sites):
+            images, place, masks = datalist.sites[site].unlabelled, f"{where} -> {site}", self.needs_masks(site)
+            if masks and (kinds := [str(item.label_kind) for item in images if item.weak]):
+                problems.extend(weak_problems(kinds, f"{place} -> unlabelled"))
+            labelled = sum(item.label is not None for item in images)
+            if not labelled if self.supervised else masks and labelled < len(images):
+                found = f"{labelled} of this site's {len(images)} images with a label"
+                expected = f"labels{'' if self.supervised else ' of all images'} (this variant learns from them)"
+                hint = (
+                    "add labels with `samfed prepare`, list the site in `unseen`, or choose a variant that needs none"
+                )
+                problems.add(f"{place} -> labels", found=found, expected=expected, hint=f"{hint}, for instance samfed")
+        return list(problems)
 
     def learned(self) -> frozenset[str]:
         """Names of the server network's trained weights; the rest is frozen, or running statistics and counters."""

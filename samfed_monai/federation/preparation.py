@@ -20,13 +20,11 @@ from samfed_monai.core.text import counted
 from samfed_monai.data import DataList, check_datalist, load_records
 from samfed_monai.data.classes import class_mismatch, is_multiclass
 from samfed_monai.data.datalist import confine
-from samfed_monai.data.records import weak_problems
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics.quality import Colours, colours_of
 from samfed_monai.networks import find_checkpoint
 
 if TYPE_CHECKING:
-    from samfed_monai.federation.participants import Participants
     from samfed_monai.federation.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -195,30 +193,6 @@ def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
     found, expected = "none", "public images with masks (this variant learns from them)"
     hint = "add some with `samfed prepare ... --public`, or choose a variant that learns from the sites' own labels"
     return [Problem(f"{datalist.name} -> public", found, expected, f"{hint}, for instance pfedsam")]
-
-
-def label_problems(datalist: DataList, participants: Participants, where: str) -> list[Problem]:
-    """Problems of labels at sites whose method learns from them, all sites at once.
-
-    These are weak labels where masks are needed, no labels at all, or images without one where all need a label.
-
-    Args:
-        datalist: the frozen list, or a site's or the server's part of it; sites that it does not have are skipped.
-        participants: of the run.
-        where: the list, for the messages.
-    """
-    problems = Problems()
-    for site in filter(datalist.sites.__contains__, participants.sites):
-        images, place, masks = datalist.sites[site].unlabelled, f"{where} -> {site}", participants.needs_masks(site)
-        if masks and (kinds := [str(item.label_kind) for item in images if item.weak]):
-            problems.extend(weak_problems(kinds, f"{place} -> unlabelled"))
-        labelled = sum(item.label is not None for item in images)
-        if not labelled if participants.supervised else masks and labelled < len(images):
-            found = f"{labelled} of this site's {len(images)} images with a label"
-            expected = f"labels{'' if participants.supervised else ' of all images'} (this variant learns from them)"
-            hint = "add labels with `samfed prepare`, list the site in `unseen`, or choose a variant that needs none"
-            problems.add(f"{place} -> labels", found=found, expected=expected, hint=f"{hint}, for instance samfed")
-    return list(problems)
 
 
 def class_problems(datalist: DataList, config: WorkflowConfig) -> list[Problem]:

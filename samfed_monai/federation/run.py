@@ -31,7 +31,6 @@ from samfed_monai.federation.preparation import (
     check_data,
     class_problems,
     is_sam,
-    label_problems,
     no_public_images,
     own_fingerprints,
     public_colours,
@@ -42,8 +41,9 @@ from samfed_monai.federation.run_folder import START, RunFolder, skipped, total_
 from samfed_monai.federation.run_models import RunModels, starting_file
 from samfed_monai.federation.server import RoundController, RunResult, quorum_problems
 from samfed_monai.federation.site import ProcessContext, Site
+from samfed_monai.federation.site_network import Start
 from samfed_monai.federation.site_teacher import adapter_message
-from samfed_monai.federation.start import Start, StartingPoint, warm_start
+from samfed_monai.federation.start import StartingPoint, warm_start
 from samfed_monai.federation.teacher import MASKS_FROM, StudentTeacher, TeacherStage, pack_model
 from samfed_monai.federation.workflow import WorkflowConfig, evaluation_changes
 from samfed_monai.metrics import cost_of
@@ -586,7 +586,7 @@ def plan_problems(
         mixed = out.is_relative_to(root) and any(out in (root / item.image).parents for *_, item in datalist.items())
         problems.unless(not mixed, "output_dir", out, "a folder without listed images", "choose another output_dir")
         problems.extend(no_public_images(datalist, supervised=participants.supervised))
-        problems.extend(label_problems(datalist, participants, datalist.name))
+        problems.extend(participants.label_problems(datalist, datalist.name))
     if sites is not None:
         problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=plan.allow_single_site))
         with problems.collected():

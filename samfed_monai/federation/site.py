@@ -28,7 +28,6 @@ from samfed_monai.federation.plan import Paths, Plan
 from samfed_monai.federation.preparation import (
     differences,
     image_problems,
-    label_problems,
     own_fingerprints,
     sam_fingerprint,
 )
@@ -380,7 +379,7 @@ class Site:
             sam = sam_fingerprint(self.config, self.config.value("network_name")) if "base_sam" in message.extra else {}
             fingerprints = own_fingerprints(self.plan, self.paths.bundle_root, listed, self.site, sam)
             problems.extend(differences(message.extra, fingerprints))
-            unfit = self._other_classes() + label_problems(listed, self.participants, "data list")
+            unfit = self._other_classes() + self.participants.label_problems(listed, "data list")
             if self.context is None:
                 paths = self.paths
                 unfit += image_problems(listed, self.data_root, cache_dir=paths.cache, verify=paths.verify)

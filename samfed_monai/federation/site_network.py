@@ -1,10 +1,11 @@
-"""Parts of a site's network that stay there: named ones, or all of it if the bundle has a ``client_algorithm``."""
+"""A network's weights by who keeps them: before round 0 (:class:`Start`), and at a site (:class:`SiteNetwork`)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from monai.fl.utils.constants import WeightType
@@ -12,7 +13,10 @@ from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
 from samfed_monai.config.parse import parsed
-from samfed_monai.core.errors import refused
+from samfed_monai.core.errors import Refused, refused
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.training_state import own_random_state
+from samfed_monai.data.datalist import SERVER
 from samfed_monai.federation.exchange_object import HEADER, Call
 from samfed_monai.networks.key_patterns import PERSONAL, KeySplit, network_split
 from samfed_monai.protocol.message import Kind
@@ -21,6 +25,72 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from samfed_monai.protocol.strategy import ClientAlgorithm
+
+
+@dataclass(frozen=True)
+class Start:
+    """Initial weights of one network, before round 0.
+
+    Args:
+        whole: every tensor.
+        split: of the tensors' names.
+    """
+
+    whole: Mapping[str, Tensor]
+    split: KeySplit
+
+    @classmethod
+    def of(
+        cls, build: Callable[[], nn.Module], warm: Mapping[str, Tensor], *, personal: Sequence[str], seed: int
+    ) -> Start:
+        """Builds a network with the weights of a warm start.
+
+        Other tensors keep their initial values of ``seed``: frozen weights, which come from a checkpoint, and experts,
+        which add nothing before they are trained. All sites get the same.
+
+        Args:
+            build: builds the network.
+            warm: of a warm start.
+            personal: ``train.json -> personal``.
+            seed: the run's seed.
+
+        Raises:
+            Refused: patterns that :func:`network_split` refuses; a warm start of another network, or one that trained
+                tensors that are frozen here.
+        """
+        with own_random_state(derive_seed(seed, SERVER, "start")):
+            network = build()
+        split = network_split(network, personal)
+        state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+        unknown = sorted(name for name in warm if name not in state or warm[name].shape != state[name].shape)
+        if unknown:
+            raise _refusal(f"{len(unknown)} tensors of another network, first {unknown[0]}")
+        changed = [name for name in split.frozen if name in warm and not warm[name].equal(state[name])]
+        if changed:
+            raise _refusal(f"{len(changed)} trained tensors that are frozen at the sites, first {changed[0]}")
+        return cls({name: warm.get(name, state[name]) for name in state}, split)
+
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        """Weights that are aggregated."""
+        return {name: self.whole[name] for name in self.split.shared}
+
+    @property
+    def personal(self) -> dict[str, Tensor]:
+        """Weights that stay at a site whose other weights are aggregated."""
+        return {name: self.whole[name] for name in self.split.personal}
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """Weights of a site that keeps its whole network: all except frozen ones."""
+        frozen = set(self.split.frozen)
+        return {name: tensor for name, tensor in self.whole.items() if name not in frozen}
+
+
+def _refusal(found: str) -> Refused:
+    expected = "a warm start of the run's network that trains no tensor frozen at the sites"
+    hint = "use the same rank and decoder in warm_start and network_def, or set warm_start_steps to 0"
+    return refused("train.json -> warm_start", found=found, expected=expected, hint=hint)
 
 
 _PREFIX, _ALGORITHM = "network.", "algorithm."

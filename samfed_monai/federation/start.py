@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from samfed_monai.config.variants import find_variant
-from samfed_monai.core.errors import Problem, Refused, refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import safe_load, save_tensors, sha256_file
 from samfed_monai.core.model_file import BASE_SAM, base_sam_of, read_header, setting_differences
 from samfed_monai.core.seeds import derive_seed
@@ -19,15 +19,16 @@ from samfed_monai.core.tensor_file import checksum
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList, load_records, public_hash, split_public
+from samfed_monai.data.datalist import SERVER
 from samfed_monai.data.records import label_settings
-from samfed_monai.federation.participants import SERVER, Participants, build_network
+from samfed_monai.federation.participants import Participants, build_network
 from samfed_monai.federation.preparation import base_sam
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.run_models import starting_file
 from samfed_monai.federation.teacher import single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.handlers.model_loader import trained_weights
-from samfed_monai.networks.key_patterns import KeySplit, network_split
+from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.networks.weights import known_weights, starts_from
 from samfed_monai.teacher.evaluation import mean, within_one_standard_error
 
@@ -220,69 +221,3 @@ def _train(
         weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items() if name not in frozen}
         workflow.finalize()
     return weights
-
-
-@dataclass(frozen=True)
-class Start:
-    """Initial weights of one network, before round 0.
-
-    Args:
-        whole: every tensor.
-        split: of the tensors' names.
-    """
-
-    whole: Mapping[str, Tensor]
-    split: KeySplit
-
-    @classmethod
-    def of(
-        cls, build: Callable[[], nn.Module], warm: Mapping[str, Tensor], *, personal: Sequence[str], seed: int
-    ) -> Start:
-        """Builds a network with the weights of a warm start.
-
-        Other tensors keep their initial values of ``seed``: frozen weights, which come from a checkpoint, and experts,
-        which add nothing before they are trained. All sites get the same.
-
-        Args:
-            build: builds the network.
-            warm: of a warm start.
-            personal: ``train.json -> personal``.
-            seed: the run's seed.
-
-        Raises:
-            Refused: patterns that :func:`network_split` refuses; a warm start of another network, or one that trained
-                tensors that are frozen here.
-        """
-        with own_random_state(derive_seed(seed, SERVER, "start")):
-            network = build()
-        split = network_split(network, personal)
-        state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-        unknown = sorted(name for name in warm if name not in state or warm[name].shape != state[name].shape)
-        if unknown:
-            raise _refusal(f"{len(unknown)} tensors of another network, first {unknown[0]}")
-        changed = [name for name in split.frozen if name in warm and not warm[name].equal(state[name])]
-        if changed:
-            raise _refusal(f"{len(changed)} trained tensors that are frozen at the sites, first {changed[0]}")
-        return cls({name: warm.get(name, state[name]) for name in state}, split)
-
-    @property
-    def shared(self) -> dict[str, Tensor]:
-        """Weights that are aggregated."""
-        return {name: self.whole[name] for name in self.split.shared}
-
-    @property
-    def personal(self) -> dict[str, Tensor]:
-        """Weights that stay at a site whose other weights are aggregated."""
-        return {name: self.whole[name] for name in self.split.personal}
-
-    @property
-    def trained(self) -> dict[str, Tensor]:
-        """Weights of a site that keeps its whole network: all except frozen ones."""
-        frozen = set(self.split.frozen)
-        return {name: tensor for name, tensor in self.whole.items() if name not in frozen}
-
-
-def _refusal(found: str) -> Refused:
-    expected = "a warm start of the run's network that trains no tensor frozen at the sites"
-    hint = "use the same rank and decoder in warm_start and network_def, or set warm_start_steps to 0"
-    return refused("train.json -> warm_start", found=found, expected=expected, hint=hint)

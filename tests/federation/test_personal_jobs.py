@@ -16,7 +16,7 @@ from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.core.model_file import network_overrides
 from samfed_monai.data import DataList
 from samfed_monai.federation.run_models import RunModels
-from samfed_monai.federation.start import Start
+from samfed_monai.federation.site_network import Start
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.networks import CLIENT_NETWORKS, client_network, network_split
