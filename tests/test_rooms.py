@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,13 @@ def test_imports_follow_package_order():
         if rooms.index(name.split(".")[1]) > rooms.index(path.relative_to(PACKAGE).parts[0])
     ]
     assert wrong == []
+
+
+def test_modules_import_each_other_in_no_circle():
+    """Imports in functions and for a type checker count, too."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): tree for path, tree in TREES.items()}
+    graph = {name: imported(list(ast.walk(tree))) & modules.keys() for name, tree in modules.items()}
+    assert {*TopologicalSorter(graph).static_order()} == modules.keys()  # a circle is a CycleError that names it
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ class Site:
         self._sender = None if compression is None or not self.trains else Sender(compression)
         run = run or str(run_record(paths.output_dir).get("run", ""))  # of a run whose sites share a machine
         self.run = run or paths.output_dir.name
-        ledger = PrivacyLedger(paths.cache, site, floor, run=self.run)
+        ledger = PrivacyLedger(paths.cache, site, floor.epsilon, run=self.run)
         self.release = ReleaseFilter(
             site,
             allowed=lambda: allowed_of(self.client),

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -31,10 +31,15 @@ from samfed_monai.protocol.message import Kind, Message, MessageRefused, message
 if TYPE_CHECKING:
     from monai.engines import SupervisedEvaluator
 
-    from samfed_monai.federation.site import ProcessContext
     from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)
+
+
+class SharesTeacher(Protocol):
+    """An object of all sites of a process, which load their teacher once."""
+
+    teacher: Teacher | StudentTeacher | None
 
 
 class SiteMasks:
@@ -141,7 +146,7 @@ class SiteTeacher:
             raise message_refused("teacher", "none", "the server's adapter", hint)
         return self._sha256
 
-    def take(self, message: Message, shared: ProcessContext | None = None) -> int:
+    def take(self, message: Message, shared: SharesTeacher | None = None) -> int:
         """Receives the adapter, or another run's network, and computes missing masks; returns their number.
 
         They are masks of the unlabelled images, if the site trains, and of those that the teacher is scored on.

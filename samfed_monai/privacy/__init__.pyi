@@ -1,6 +1,6 @@
 """What may leave a site: an allow-list, withheld small counts, optional noise, and an audit line for every message."""
 
-from .accounting import epsilon, privacy_account
+from .accounting import epsilon
 from .allowed import Allowed
 from .audit import AuditLog, audit_table, read_audit
 from .noise import CentralNoise, SystemNoise
@@ -11,6 +11,7 @@ from .rules import (
     Privacy,
     SecureAggregation,
     notes_on_statistics,
+    privacy_account,
     require_budget,
     require_possible,
     stored_settings,

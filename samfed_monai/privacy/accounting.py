@@ -1,25 +1,20 @@
-"""Privacy accounting: epsilon, a site's ledger over all of its runs, and the account in ``results.json``."""
+"""Privacy accounting: epsilon of releases with noise, and a site's ledger over all of its runs."""
 
 from __future__ import annotations
 
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from samfed_monai.core.io import append_line, as_file_name, locked
 from samfed_monai.core.validators import installed, require
 from samfed_monai.privacy.audit import json_lines, with_time
 from samfed_monai.protocol.message import message_refused
-
-if TYPE_CHECKING:
-    from samfed_monai.privacy.rules import DifferentialPrivacy, Privacy, PrivacyFloor
-    from samfed_monai.protocol.statistics import StatisticKind
 
 DELTA = 1e-5
 """Default delta of (epsilon, delta); a site's own budget is computed with at most this delta."""
@@ -115,32 +110,33 @@ class PrivacyLedger:
         folder: the site's ``cache_dir``; the ledger is ``privacy/<site>.jsonl`` in it. Deleting that file resets the
             budget.
         site: the site's name.
-        floor: the site's own settings; without an ``epsilon`` the budget is unlimited.
+        limit: the site's own ``epsilon``; ``None`` sets no limit.
         run: the run that new entries name.
     """
 
-    def __init__(self, folder: str | Path, site: str, floor: PrivacyFloor, *, run: str = "") -> None:
+    def __init__(self, folder: str | Path, site: str, limit: float | None, *, run: str = "") -> None:
         self.path = Path(folder) / "privacy" / f"{as_file_name(site)}.jsonl"
-        self.floor, self.run = floor, run
+        self.limit, self.run = limit, run
         self._lock = threading.Lock()
 
-    def enter(self, settings: DifferentialPrivacy) -> None:
-        """Enters one release if it fits the budget; without an ``epsilon`` as well, as a later run may have one.
+    def enter(self, noise_multiplier: float, delta: float) -> None:
+        """Enters one release if it fits the budget; without a limit as well, as a later run may have one.
 
         Args:
-            settings: the noise of the release.
+            noise_multiplier: of the release.
+            delta: of its (epsilon, delta); at most :data:`DELTA` counts.
 
         Raises:
-            MessageRefused: the release would exceed the floor's ``epsilon``; nothing is entered.
+            MessageRefused: the release would exceed the limit; nothing is entered.
             OSError: the ledger could not be read or written.
         """
-        limit, delta = self.floor.epsilon, min(settings.delta, DELTA)
+        limit, delta = self.limit, min(delta, DELTA)
         with self._lock, locked(self.path):
-            spent = 0.0 if limit is None else epsilon_of(self.spent() + Counter([settings.noise_multiplier]), delta)
+            spent = 0.0 if limit is None else epsilon_of(self.spent() + Counter([noise_multiplier]), delta)
             if limit is not None and spent > limit:
                 found = f"epsilon {spent:.3g} over all runs of the site after one more message"
                 raise message_refused("privacy budget", found, f"at most {limit:g}, the limit in the site file")
-            append_line(self.path, with_time({"run": self.run, "noise_multiplier": settings.noise_multiplier}))
+            append_line(self.path, with_time({"run": self.run, "noise_multiplier": noise_multiplier}))
 
     def spent(self) -> Counter[float]:
         """Returns the number of releases by noise multiplier (:func:`count_releases`)."""
@@ -150,63 +146,3 @@ class PrivacyLedger:
         """Returns the same for this run only; unreadable lines are not counted."""
         entered = [entry for entry in json_lines(self.path) if entry and entry.get("run") == self.run]
         return Counter(float(entry["noise_multiplier"]) for entry in entered)
-
-
-#: The unit of privacy, as worded in ``results.json`` and in the report.
-UNIT = "all training images of one site, replaced by as many others"
-
-
-def privacy_account(
-    privacy: Privacy,
-    records: Iterable[Mapping[str, Any]],
-    withheld: Mapping[tuple[str, str], str],
-    central: Mapping[str, Any] | None = None,
-    statistic: StatisticKind | None = None,
-) -> dict[str, Any]:
-    """Returns ``results.json -> privacy``.
-
-    Args:
-        privacy: the run's settings.
-        records: ``round.json`` of every round. A site's ``releases`` is its own count, including restarts; if it does
-            not rise, the count was restarted, and the earlier count is added. A skipped round after the last count may
-            have had an update that was lost, and counts as one more.
-        withheld: by (site, split), the reason why a site sent no scores of the best or the last model.
-        central: the account of noise at the server (:meth:`CentralNoise.account`); ``None`` without.
-        statistic: the image-derived statistic that sites sent; ``None`` for none.
-    """
-    totals, reported, earlier, unreported = (Counter[str]() for _ in range(4))
-    for record in records:
-        for site, entry in record["sites"].items():
-            count = int(entry.get("releases") or 0)
-            if 0 < count <= reported[site]:
-                earlier[site] = totals[site] + unreported[site]
-            # skipped rounds since then, whose updates may have been sent
-            unreported[site] = 0 if count else unreported[site] + (entry.get("status") == "skipped")
-            reported[site] = count or reported[site]
-            totals[site] = earlier[site] + reported[site]
-    releases = {site: count + unreported[site] if any(totals.values()) else 0 for site, count in sorted(totals.items())}
-
-    def account_of(noise_multiplier: float, delta: float) -> dict[str, Any]:
-        epsilons = {site: epsilon(noise_multiplier, count, delta) for site, count in releases.items()}
-        return {"delta": delta, "releases": releases, "epsilon": epsilons}
-
-    noise, secure = privacy.differential_privacy, privacy.secure_aggregation
-    account: dict[str, Any] = {
-        "least_images": privacy.least_images,
-        "withheld": [
-            {"site": site, "split": split, "reason": withheld[site, split]} for site, split in sorted(withheld)
-        ],
-        "differential_privacy": None,
-        "central_differential_privacy": dict(central) if central is not None else None,
-        "secure_aggregation": asdict(secure) if secure is not None else None,
-    }
-    if statistic is not None and (rule := privacy.rule(statistic)) is not None:
-        none = dict.fromkeys(("delta", "releases", "epsilon"))
-        known = account_of(rule.noise_multiplier, DELTA) if rule.noise_multiplier else none
-        account["statistics"] = {"kind": statistic.value, **asdict(rule), **known}
-    if noise is not None:
-        known = account_of(noise.noise_multiplier, noise.delta)
-        one = epsilon(noise.noise_multiplier, 1, noise.delta)
-        spent = {"epsilon_per_round": one, "epsilon_total": max(known["epsilon"].values(), default=0.0)}
-        account["differential_privacy"] = {"unit": UNIT, **asdict(noise), **spent, **known}
-    return account

@@ -229,7 +229,7 @@ class ReleaseFilter:
             expected = "weights or soft masks, to which noise can be added"
             raise MessageRefused([Problem("differential privacy", Kind(reply.kind).value, expected)])
         if self.ledger is not None:
-            self.ledger.enter(settings)
+            self.ledger.enter(settings.noise_multiplier, settings.delta)
         return self._release(replace(reply, tensors=tensors), deviation, settings, record)
 
     def _release(self, reply: Message, deviation: float, used: DifferentialPrivacy, record: dict[str, Any]) -> Message:

@@ -1,9 +1,10 @@
-"""``federate.json -> privacy``: the privacy settings of a run, and the checks that its method can follow them."""
+"""``federate.json -> privacy``: the privacy settings of a run, checks that its method can follow them, an account."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -434,3 +435,63 @@ def require_budget(settings: DifferentialPrivacy, rounds: int) -> None:
         where, expected = f"{WHERE}#{part}#epsilon", f"at most {settings.epsilon:g}"
         hint = f"set noise_multiplier to {sufficient:.3g}, run fewer rounds, or allow a larger epsilon"
         raise refused(where, f"{spent:.3g} after {rounds} rounds", expected, hint)
+
+
+#: The unit of privacy, as worded in ``results.json`` and in the report.
+UNIT = "all training images of one site, replaced by as many others"
+
+
+def privacy_account(
+    privacy: Privacy,
+    records: Iterable[Mapping[str, Any]],
+    withheld: Mapping[tuple[str, str], str],
+    central: Mapping[str, Any] | None = None,
+    statistic: StatisticKind | None = None,
+) -> dict[str, Any]:
+    """Returns ``results.json -> privacy``.
+
+    Args:
+        privacy: the run's settings.
+        records: ``round.json`` of every round. A site's ``releases`` is its own count, including restarts; if it does
+            not rise, the count was restarted, and the earlier count is added. A skipped round after the last count may
+            have had an update that was lost, and counts as one more.
+        withheld: by (site, split), the reason why a site sent no scores of the best or the last model.
+        central: the account of noise at the server (:meth:`CentralNoise.account`); ``None`` without.
+        statistic: the image-derived statistic that sites sent; ``None`` for none.
+    """
+    totals, reported, earlier, unreported = (Counter[str]() for _ in range(4))
+    for record in records:
+        for site, entry in record["sites"].items():
+            count = int(entry.get("releases") or 0)
+            if 0 < count <= reported[site]:
+                earlier[site] = totals[site] + unreported[site]
+            # skipped rounds since then, whose updates may have been sent
+            unreported[site] = 0 if count else unreported[site] + (entry.get("status") == "skipped")
+            reported[site] = count or reported[site]
+            totals[site] = earlier[site] + reported[site]
+    releases = {site: count + unreported[site] if any(totals.values()) else 0 for site, count in sorted(totals.items())}
+
+    def account_of(noise_multiplier: float, delta: float) -> dict[str, Any]:
+        epsilons = {site: epsilon(noise_multiplier, count, delta) for site, count in releases.items()}
+        return {"delta": delta, "releases": releases, "epsilon": epsilons}
+
+    noise, secure = privacy.differential_privacy, privacy.secure_aggregation
+    account: dict[str, Any] = {
+        "least_images": privacy.least_images,
+        "withheld": [
+            {"site": site, "split": split, "reason": withheld[site, split]} for site, split in sorted(withheld)
+        ],
+        "differential_privacy": None,
+        "central_differential_privacy": dict(central) if central is not None else None,
+        "secure_aggregation": asdict(secure) if secure is not None else None,
+    }
+    if statistic is not None and (rule := privacy.rule(statistic)) is not None:
+        none = dict.fromkeys(("delta", "releases", "epsilon"))
+        known = account_of(rule.noise_multiplier, DELTA) if rule.noise_multiplier else none
+        account["statistics"] = {"kind": statistic.value, **asdict(rule), **known}
+    if noise is not None:
+        known = account_of(noise.noise_multiplier, noise.delta)
+        one = epsilon(noise.noise_multiplier, 1, noise.delta)
+        spent = {"epsilon_per_round": one, "epsilon_total": max(known["epsilon"].values(), default=0.0)}
+        account["differential_privacy"] = {"unit": UNIT, **asdict(noise), **spent, **known}
+    return account

@@ -18,7 +18,6 @@ from samfed_monai.federation.site import Site
 from samfed_monai.flare.site_file import read_plan, read_site_file
 from samfed_monai.flare.worker import federated_site, serve
 from samfed_monai.privacy.accounting import PrivacyLedger
-from samfed_monai.privacy.rules import DifferentialPrivacy, PrivacyFloor
 from samfed_monai.protocol.message import MessageRefused
 from tests.flare.test_site_file import site_file
 
@@ -75,8 +74,9 @@ def begun(two_sites, tmp_path):
 
 
 def test_site_file_sets_privacy_floor(begun):
-    assert begun(least_images=8, epsilon=2.5).release.ledger.floor == PrivacyFloor(8, 2.5)
-    assert begun().release.ledger.floor == PrivacyFloor()
+    site = begun(least_images=8, epsilon=2.5)
+    assert (site.privacy.least_images, site.release.ledger.limit) == (8, 2.5)
+    assert begun().release.ledger.limit is None
 
 
 def test_site_with_changed_images_is_refused_after_training(begun, tmp_path):
@@ -91,8 +91,8 @@ def test_site_with_changed_images_is_refused_after_training(begun, tmp_path):
 
 def test_releases_are_counted_without_audit_file(begun, tmp_path):
     for run in ("ab12", "cd34", "ab12"):
-        ledger = PrivacyLedger(tmp_path / "cache", "site-1", PrivacyFloor(), run=run)
-        ledger.enter(DifferentialPrivacy(noise_multiplier=2.0))
+        ledger = PrivacyLedger(tmp_path / "cache", "site-1", None, run=run)
+        ledger.enter(2.0, 1e-5)
     ledger.path.open("a").write('{"run": "ab')
     assert begun().release.releases == {2.0: 2}
 

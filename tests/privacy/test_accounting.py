@@ -11,12 +11,11 @@ from scipy.stats import norm
 
 from samfed_monai.privacy import DifferentialPrivacy, Privacy, epsilon, privacy_account
 from samfed_monai.privacy.accounting import PrivacyLedger, epsilon_of
-from samfed_monai.privacy.rules import PrivacyFloor
 from samfed_monai.protocol import MessageRefused
 
 DELTA = 1e-5
-FLOOR = PrivacyFloor(epsilon=8.0)
-ONE = DifferentialPrivacy(noise_multiplier=1.0)  # 4.7 for one release at delta 1e-5, 7.1 for two, 9.0 for three
+LIMIT = 8.0
+ONE = 1.0, DELTA  # epsilon 4.7 for one release at delta 1e-5, 7.1 for two, 9.0 for three
 
 
 def exact(noise_multiplier: float, releases: int) -> float:
@@ -56,42 +55,41 @@ def test_account_counts_releases_per_site():
     assert account["differential_privacy"]["releases"] == {"Basel": 8, "Bern": 3}
 
 
-def ledger(folder, floor=FLOOR, run="a") -> PrivacyLedger:
-    return PrivacyLedger(folder, "Bern", floor, run=run)
+def ledger(folder, limit: float | None = LIMIT, run="a") -> PrivacyLedger:
+    return PrivacyLedger(folder, "Bern", limit, run=run)
 
 
 def test_ledger_budget_is_shared_by_run_names(tmp_path):
-    ledger(tmp_path, PrivacyFloor(), "first").enter(ONE)  # before the site asks for an epsilon
-    ledger(tmp_path, run="second").enter(ONE)
+    ledger(tmp_path, None, "first").enter(*ONE)  # before the site asks for an epsilon
+    ledger(tmp_path, run="second").enter(*ONE)
     expected = "privacy budget: expected at most 8, the limit in the site file, found eps"
     with pytest.raises(MessageRefused, match=expected):
-        ledger(tmp_path, run="third").enter(ONE)
+        ledger(tmp_path, run="third").enter(*ONE)
     path = tmp_path / "privacy" / "Bern.jsonl"
     runs = [json.loads(line)["run"] for line in path.read_text().splitlines()]
     assert runs == ["first", "second"], "refused releases are not entered"
     assert path.stat().st_mode & 0o777 == 0o600
     assert ledger(tmp_path).spent() == {1.0: 2}
-    PrivacyLedger(tmp_path, "Basel", FLOOR).enter(ONE)  # another site has a budget of its own
+    PrivacyLedger(tmp_path, "Basel", LIMIT).enter(*ONE)  # another site has a budget of its own
 
 
 def test_each_release_counts_with_own_noise(tmp_path):
     own = ledger(tmp_path)
     for noise in (1.0, 1.0, 100.0):  # three at 100 would be 0.1: what was sent at 1 stays as dear as it was
-        own.enter(DifferentialPrivacy(noise_multiplier=noise))
+        own.enter(noise, DELTA)
     assert own.spent() == {1.0: 2, 100.0: 1}
     assert epsilon(1.0, 2, 1e-5) < epsilon_of({1.0: 2, 100.0: 1}, 1e-5) < epsilon(1.0, 2, 1e-5) + 0.05
     with pytest.raises(MessageRefused, match="privacy budget"):
-        own.enter(ONE)
+        own.enter(*ONE)
 
 
 def test_large_delta_does_not_lower_spent_budget(tmp_path):
-    loose = DifferentialPrivacy(noise_multiplier=1.0, delta=0.1)
     assert epsilon(1.0, 3, 0.1) < 8.0
     own = ledger(tmp_path)
-    own.enter(loose)
-    own.enter(loose)
+    own.enter(1.0, 0.1)
+    own.enter(1.0, 0.1)
     with pytest.raises(MessageRefused, match="privacy budget"):
-        own.enter(loose)
+        own.enter(1.0, 0.1)
 
 
 @pytest.mark.parametrize(("sent", "spent"), [((4.0, 2.0), {2.0: 2, 4.0: 1}), ((), {1.0: 1})])
@@ -99,7 +97,7 @@ def test_truncated_ledger_line_counts_with_least_noise(tmp_path, sent, spent):
     own = ledger(tmp_path)
     own.path.parent.mkdir()
     for noise in sent:
-        own.enter(DifferentialPrivacy(noise_multiplier=noise))
+        own.enter(noise, DELTA)
     with own.path.open("a") as stream:
         stream.write('{"time": "2026')
     assert own.spent() == spent

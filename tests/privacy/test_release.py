@@ -32,7 +32,7 @@ from samfed_monai.privacy.allowed import (
     require_public_images,
     withheld_reason,
 )
-from samfed_monai.privacy.rules import DifferentialPrivacy, PrivacyFloor, SecureAggregation
+from samfed_monai.privacy.rules import DifferentialPrivacy, SecureAggregation
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, to_bytes
 from tests.federation.toys import FilteredSite, ToyNet, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
@@ -247,7 +247,7 @@ def test_release_beyond_budget_is_refused(tmp_path):
 def test_fault_85_new_run_name_gives_no_new_budget(tmp_path):
     for number in (1, 2, 3):
         gate = noisy(tmp_path / f"run-{number}" / "sites" / "Bern")
-        gate.ledger = PrivacyLedger(tmp_path / "cache", "Bern", PrivacyFloor(epsilon=20.0), run=f"run-{number}")
+        gate.ledger = PrivacyLedger(tmp_path / "cache", "Bern", 20.0, run=f"run-{number}")
         if number < 3:
             gate(Task.TRAIN, request(tensors=RECEIVED), reply())
     expected = r"at most 20, the limit in the site file, found epsilon 2\d.* over all runs"
