@@ -94,6 +94,11 @@ def _stem(path: Path) -> str:
     return normal(stem_of(path)) if kind_of(path) == NIFTI else stem(path.name)
 
 
+def _suffix(path: Path) -> str:
+    """Returns the suffix of a picture or volume (``.nii.gz`` included)."""
+    return path.name[len(stem_of(path)) :] or path.suffix
+
+
 def site_folders(root: Path) -> dict[str, Path]:
     """Returns the sorted folders of ``root`` that contain ``images``, by normalised name; system folders are skipped.
 
@@ -292,15 +297,15 @@ def rename_hint(masks: Sequence[Path], found: Sequence[Found]) -> str:
         masks: masks without an image.
         found: images; those with a mask are ignored.
     """
-    stems = sorted((stem(entry.image) for entry in found if entry.label is None), key=len, reverse=True)
+    stems = sorted((_stem(Path(entry.image)) for entry in found if entry.label is None), key=len, reverse=True)
     for path in sorted(masks)[:MAX_GUESSES]:
         if (image := mask_stem(path)) in stems:
             files = f"{path.parent.name}/{path.name} and image {image}"
             return f"{files} are in different folders: if they belong together, give both folders one name"
         for image in stems:  # img_1 is in img_1_gt, but not in img_10_gt
-            if re.search(rf"(?<!\d){re.escape(image)}(?!\d)", stem(path.name), re.IGNORECASE):
-                return f"for instance, rename {path.name} to {image}{path.suffix}"
-    return f"for instance, rename the mask of {stems[0]} to {stems[0]}{sorted(masks)[0].suffix}" if stems else ""
+            if re.search(rf"(?<!\d){re.escape(image)}(?!\d)", _stem(path), re.IGNORECASE):
+                return f"for instance, rename {path.name} to {image}{_suffix(path)}"
+    return f"for instance, rename the mask of {stems[0]} to {stems[0]}{_suffix(sorted(masks)[0])}" if stems else ""
 
 
 def folders_not_read(root: Path, sites: Collection[str], *, output: str | Path | None = None) -> list[str]:

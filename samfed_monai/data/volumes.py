@@ -23,15 +23,12 @@ from samfed_monai.data.dicom import read_frames
 from samfed_monai.data.folders import (
     FIRST_CHANNEL,
     class_value_problems,
-    folders_not_read,
+    find_folders,
     list_images,
     mask_stem,
-    match_masks,
     relative,
     site_folders,
     sites_in,
-    unmatched_note,
-    unread_notes,
 )
 from samfed_monai.data.image_folder import NIFTI, kind_of, stem_of
 from samfed_monai.data.reading import Picture, left_out, png_of
@@ -436,7 +433,7 @@ def cut_nifti(
         files.setdefault(record, record.read_bytes() if record.exists() else None)
         write_json(record, notes)
     subject = counted(len(skipped), "unreadable volume was", "unreadable volumes were")
-    sentences += [f"{subject} left out, such as {relative(path, root)}" for path in skipped[:1]]
+    sentences = [*sentences, *(f"{subject} left out, such as {relative(path, root)}" for path in skipped[:1])]
     sentences += [f"{counted(blank_slices, 'slice')} of a single grey value left out"] if blank_slices else []
     read = [volume.path for volume in volumes if volume.path not in skipped]
     return sentences if reorient else [*sentences, *different_orientations(read)]
@@ -485,18 +482,14 @@ def _foreign_slices(slices: Path, cut_paths: Collection[Path]) -> list[Problem]:
     return [Problem(str(folder), found[folder], expected, hint) for folder in found]
 
 
-def _find_volumes(root: Path, slices: Path, problems: Problems) -> tuple[list[_Volume], list[str]]:
+def _find_volumes(root: Path, slices: Path, problems: Problems) -> tuple[list[_Volume], Sequence[str]]:
     """Returns the volumes of all sites, and sentences on files of other kinds and on masks without a volume."""
-    sites, volumes = sites_in(root), list[_Volume]()
-    sentences = folders_not_read(root, [site.name for site in sites.values()]) if root not in sites.values() else []
-    for site_name, site in sites.items():
-        with problems.collected():
-            found, unmatched = match_masks(site, root, "", NIFTI)
-            sentences += [*unread_notes(site, NIFTI), *unmatched_note(site.name, unmatched)]
-            for entry in found:
-                path, mask = root / entry.image, root / entry.label if entry.label else None
-                name = "_".join((*path.relative_to(site / "images").parent.parts, stem_of(path)))
-                volumes.append(_Volume(slices / site_name, name, path, mask))
+    listing, sites, volumes = find_folders(root, public=None, kind=NIFTI), sites_in(root), list[_Volume]()
+    problems.extend(listing.problems)
+    for site, entry in ((site, entry) for site, found in listing.sites.items() for entry in found):
+        path, mask = root / entry.image, root / entry.label if entry.label else None
+        name = "_".join((*path.relative_to(sites[site] / "images").parent.parts, stem_of(path)))
+        volumes.append(_Volume(slices / site, name, path, mask))
     if any(volume.mask and mask_stem(volume.path) == f"{mask_stem(volume.mask)}{FIRST_CHANNEL}" for volume in volumes):
         expected, hint = "volumes of one channel (nnU-Net's _0000)", "move the other channels out of the folder"
         for number, volume in enumerate(volumes):
@@ -509,7 +502,4 @@ def _find_volumes(root: Path, slices: Path, problems: Problems) -> tuple[list[_V
     for volume in volumes:
         if first.setdefault((volume.site, volume.name), volume) != volume:
             problems.add(str(volume.path), found=f"a second {volume.name}", expected="one volume of this name per site")
-    if not sites:
-        hint = "; ".join(sentences) or "the layout is DIR/<site>/images and DIR/<site>/masks"
-        problems.add(f"{root}/<site>/images", found="none", expected="NIfTI volumes (.nii, .nii.gz)", hint=hint)
-    return volumes, sentences
+    return volumes, listing.caveats

@@ -118,6 +118,8 @@ def test_fault_01_public_images_without_masks_are_reported_with_rule(tmp_path):
         (["img_10_gt.png", "img_2_gt.png"], ["img_1.jpg", "img_2.jpg"], "img_2_gt.png to img_2.png"),
         (["IMG_7.tif"], ["img_7.jpg"], "IMG_7.tif to img_7.tif"),
         (["first.png"], ["1.jpg"], "the mask of 1 to 1.png"),
+        (["1_gt.nii.gz"], ["1.nii.gz"], "1_gt.nii.gz to 1.nii.gz"),
+        (["first.nii.gz"], ["1.nii"], "the mask of 1 to 1.nii.gz"),
     ],
 )
 def test_renaming_example_names_mask_of_matching_image(masks, images, example):

@@ -276,7 +276,8 @@ def test_volumes_are_cut_into_slices_with_masks(tmp_path):
     assert warnings == [
         f"c {holds} c/imagesTr/p3.nii, {unread} rename c/imagesTr to c/images",
         f"images {holds} images/p4.nii, {unread} unpack, convert or move them to <site>/images",
-        "1 mask of a belongs to no image; left out, such as gone.nii",
+        "1 mask of a belongs to no image; left out, such as gone.nii; name each mask after its image: <stem>, "
+        "<stem>_segmentation or <stem>_mask",
         "b has no folder 'masks', and b/labelsTr was not read: if it has b's masks, rename it to b/masks",
     ]
     files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
@@ -320,7 +321,7 @@ def test_problems_are_refused_together_and_nothing_is_written(tmp_path):
     with pytest.raises(Refused, match=f"(?s){affine} expected 4 x 3 x 2, as in shape.nii, found 4 x 3 x 1 voxels"):
         cut_nifti(tmp_path / "masks", tmp_path / "in/out")
     assert not (tmp_path / "in/out").exists()
-    with pytest.raises(Refused, match=r"expected NIfTI volumes .*, found none; the layout is DIR/<site>/images"):
+    with pytest.raises(Refused, match="expected a folder of images, found no such folder; the layout is DIR/<site>/im"):
         cut_nifti(tmp_path / "nowhere", tmp_path / "out")
 
 
