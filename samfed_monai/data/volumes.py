@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused, error_text, ref
 from samfed_monai.core.io import Created, read_json, require_writable, undo_on_error, write_json, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.text import counted
-from samfed_monai.core.validators import one_of
+from samfed_monai.core.validators import one_of, require, schema_problems
 from samfed_monai.data.dicom import read_frames
 from samfed_monai.data.folders import (
     FIRST_CHANNEL,
@@ -330,16 +330,23 @@ def _to_grey(path: Path, data: NDArray[Any]) -> Picture:
 
 VOLUMES = "volumes.json"
 """File beside the slices with the volume and spacing of each folder of slices."""
+_VOLUMES_SCHEMA = read_json(Path(__file__).with_name("volumes.schema.json"))
 
 
 def volumes_of(slices: str | Path) -> dict[str, dict[str, Any]]:
     """Returns ``{"volume": path, "spacing": [mm of a row, of a column, between slices]}`` by folder of slices.
 
     Args:
-        slices: output folder of :func:`cut_nifti`; other folders give an empty result.
+        slices: output folder of :func:`cut_nifti`; folders without this file give an empty result.
+
+    Raises:
+        Refused: the file is not a record of :func:`cut_nifti`.
     """
     path = Path(slices) / VOLUMES
-    return dict(read_json(path)) if path.is_file() else {}
+    content = read_json(path) if path.is_file() else {}
+    hint = "cut the volumes again, or move the file away if it is not from `samfed prepare nifti`"
+    require(replace(problem, hint=hint) for problem in schema_problems(content, _VOLUMES_SCHEMA, str(path)))
+    return dict(content)
 
 
 class _Volume(NamedTuple):

@@ -184,7 +184,7 @@ class ResizeWithLabeld(Resized):
     Args:
         keys: the image's key and the label's; the label may be missing.
         spatial_size: height and width in pixels.
-        mode: mode of the image, and of the label, see :data:`LABEL_RESIZE`.
+        mode: mode of the image, and of the label, see :data:`LABEL_RESIZE`; or one for both.
 
     Raises:
         Refused: an unknown mode for the label.
@@ -195,8 +195,8 @@ class ResizeWithLabeld(Resized):
          "spatial_size": ["@image_size", "@image_size"], "mode": ["area", "@label_resize"]}
     """
 
-    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], mode: Sequence[str]) -> None:
-        label = mode[-1]
+    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], mode: Sequence[str] | str) -> None:
+        label = ensure_tuple(mode)[-1]
         if label not in LABEL_RESIZE:
             expected, hint = f"one of {list(LABEL_RESIZE)}", did_you_mean(str(label), LABEL_RESIZE)
             raise refused("train.json -> label_resize", found=repr(label), expected=expected, hint=hint)

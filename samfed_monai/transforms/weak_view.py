@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problems
-from samfed_monai.core.validators import in_range
+from samfed_monai.core.validators import in_range, whole
 from samfed_monai.transforms.loading import plain
 
 # From this factor on bilinear sampling skips pixels, so the image is shrunk with anti-aliasing first.
@@ -145,12 +145,12 @@ class WeakViewd(RandomizableTransform, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.label_keys = {label_keys} if isinstance(label_keys, str) else set(label_keys)  # type: ignore[arg-type]
-        self.size = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
+        self.size = (size, size) if isinstance(size, int) else size
         self.flip, self.quarter_turns = flip, quarter_turns
         self.rotate, self.zoom, self.shear, self.shift = rotate, tuple(zoom), shear, shift
         problems = Problems()
-        fits = self.size is None or min(self.size) >= 1
-        problems.unless(fits, "WeakViewd -> size", size, "at least 1 pixel per side")
+        fits = self.size is None or (len(self.size) == 2 and not any(whole("", side, least=1) for side in self.size))
+        problems.unless(fits, "WeakViewd -> size", size, "one or two whole numbers from 1")
         fits = len(zoom) == 2 and not any(in_range("zoom", each, above=0) for each in zoom) and zoom[0] <= zoom[1]
         problems.unless(fits, "WeakViewd -> zoom", zoom, "two numbers, 0 < least <= greatest")
         for name, most in {"rotate": 180, "shear": 60, "shift": 1, "prob": 1}.items():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import undo_on_error
+from samfed_monai.core.io import undo_on_error, write_json
 from samfed_monai.data.checks import Facts
 from samfed_monai.data.datalist import DataList, Item, Site
 from samfed_monai.data.quality_report import file_warnings
@@ -391,6 +391,26 @@ def test_spacing_is_dropped_for_named_sites(tmp_path):
     assert [note["spacing"] for note in volumes_of(tmp_path / "without").values()] == [[0.25, 0.5, 3.0], None]
     with pytest.raises(Refused, match=r"--without-spacing: expected one of \['a', 'b'\], found 'c'; name a site"):
         cut_nifti(tmp_path / "in", tmp_path / "other", without_spacing=["c"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            ["a"],
+            r"volumes\.json: expected an object, found \['a'\] \(list\); cut the volumes again, or move the file aw",
+        ),
+        ({"a": {"volume": 1, "spacing": None}}, "a#volume: expected a string, found 1"),
+        (
+            {"a": {"volume": "v", "spacing": [1, 2], "patient": 3}},
+            r"(?s)a#patient: expected one of .*a#spacing: .* in mm",
+        ),
+    ],
+)
+def test_other_file_named_as_record_of_volumes_is_refused(tmp_path, content, message):
+    write_json(tmp_path / "volumes.json", content)
+    with pytest.raises(Refused, match=message):
+        volumes_of(tmp_path)
 
 
 def test_axes_are_reported_or_reoriented(tmp_path):

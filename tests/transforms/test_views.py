@@ -119,6 +119,8 @@ def test_resized_class_label_is_one_hot():
     assert half[:, 0].tolist() == [[0, 1, 0], [1, 0, 1], [0, 0, 0]], "foreground from a half on, as in binary masks"
 
 
-def test_invalid_label_resize_is_refused():
+@pytest.mark.parametrize("mode", [["area", "bilinear"], "bilinear"])
+def test_invalid_label_resize_is_refused(mode):
     with pytest.raises(Refused, match=r"json -> label_resize: expected one of \['area', 'nearest'\], found 'bilinear'"):
-        ResizeWithLabeld(["image", "label"], [4, 4], ["area", "bilinear"])
+        ResizeWithLabeld(["image", "label"], [4, 4], mode)
+    assert ResizeWithLabeld(["image", "label"], [4, 4], "area")({"image": torch.ones(1, 8, 8)})["image"].shape[1] == 4
