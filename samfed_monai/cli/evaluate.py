@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from samfed_monai.handlers.evaluation import tables_of
     from samfed_monai.inference import Predictor
     from samfed_monai.inference.assessment import scored_pairs, sentences
-    from samfed_monai.metrics.quality_file import quality_path
+    from samfed_monai.metrics.quality import quality_path
     from samfed_monai.reports.rows import interval
 
     logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # its table is printed here

@@ -194,8 +194,7 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> None:
 def run_model(arguments: argparse.Namespace) -> None:
     """Writes the file and prints its name."""
     from samfed_monai.federation.run_models import RunModels
-    from samfed_monai.metrics.quality import Quality
-    from samfed_monai.metrics.quality_file import read_quality, write_quality
+    from samfed_monai.metrics.quality import Quality, read_quality, write_quality
 
     if not arguments.output.endswith((".safetensors", ".pt")):
         expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"

@@ -47,8 +47,7 @@ from samfed_monai.federation.start import StartingPoint, warm_start
 from samfed_monai.federation.teacher import MASKS_FROM, StudentTeacher, TeacherStage, pack_model
 from samfed_monai.federation.workflow import WorkflowConfig, evaluation_changes
 from samfed_monai.metrics import cost_of
-from samfed_monai.metrics.quality import MIN_IMAGES, Calibration, Quality
-from samfed_monai.metrics.quality_file import digests_of, write_quality
+from samfed_monai.metrics.quality import MIN_IMAGES, Calibration, Quality, digests_of, write_quality
 from samfed_monai.networks.fpn import BASE
 from samfed_monai.networks.weights import TEACHER, takes_teacher
 from samfed_monai.privacy import (

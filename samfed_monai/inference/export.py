@@ -29,8 +29,7 @@ from samfed_monai.core.run_log import muted, without_warnings
 from samfed_monai.core.text import aligned
 from samfed_monai.core.validators import installed, require
 from samfed_monai.data.classes import class_problems, is_multiclass, outputs_of
-from samfed_monai.metrics.quality import Quality
-from samfed_monai.metrics.quality_file import QUALITY, quality_of
+from samfed_monai.metrics.quality import QUALITY, Quality, quality_of
 from samfed_monai.networks.inferer import AutocastInferer, bf16_gains
 from samfed_monai.networks.input_size import size_problems
 

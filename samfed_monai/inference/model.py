@@ -17,14 +17,13 @@ from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import as_file_name, canonical_hash
 from samfed_monai.core.validators import require
 from samfed_monai.data.classes import class_problems, is_multiclass, outputs_of
-from samfed_monai.metrics.quality_file import read_quality
+from samfed_monai.metrics.quality import Quality, read_quality
 
 if TYPE_CHECKING:
     from torch import nn
 
     from samfed_monai.federation.workflow import WorkflowConfig
     from samfed_monai.inference.export import OnnxNetwork
-    from samfed_monai.metrics.quality import Quality
 
 SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
 """Ids of ``train.json`` that affect scoring, in which a run may differ from the bundle."""

@@ -34,8 +34,7 @@ from samfed_monai.handlers.mask_writer import ConflictingFiles, MaskFolder, Mask
 from samfed_monai.inference.assessment import Assessment, assess, calibrated_on, measure, require_enough, scored_pairs
 from samfed_monai.inference.model import Kind, TrainedModel, scored_as, scoring_hash
 from samfed_monai.metrics import pool
-from samfed_monai.metrics.quality import DOUBTFUL, Colours, Quality
-from samfed_monai.metrics.quality_file import digests_of, recognised, write_quality
+from samfed_monai.metrics.quality import DOUBTFUL, Colours, Quality, digests_of, recognised, write_quality
 from samfed_monai.teacher.evaluation import TeacherNetwork, read_image_tensor
 
 if TYPE_CHECKING:

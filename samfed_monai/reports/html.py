@@ -16,8 +16,7 @@ from samfed_monai.core.io import PRIVATE, PUBLIC, write_bytes, write_page
 from samfed_monai.core.run_log import RunLog
 from samfed_monai.core.text import counted
 from samfed_monai.metrics import EXTRAS
-from samfed_monai.metrics.quality import DOUBTFUL, estimate_of
-from samfed_monai.metrics.quality_file import read_quality
+from samfed_monai.metrics.quality import DOUBTFUL, estimate_of, read_quality
 from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import NO_LIST, OUTLINES, Shown, make_overlays, make_own_images
 from samfed_monai.reports.rows import interval, title_of

@@ -33,8 +33,17 @@ from samfed_monai.inference.assessment import (
     sentences,
 )
 from samfed_monai.inference.forms import COLUMNS as TABLE
-from samfed_monai.metrics.quality import Calibration, Colours, Quality, level_dice
-from samfed_monai.metrics.quality_file import digests_of, quality_path, read_quality, recognised, write_quality
+from samfed_monai.metrics.quality import (
+    Calibration,
+    Colours,
+    Quality,
+    digests_of,
+    level_dice,
+    quality_path,
+    read_quality,
+    recognised,
+    write_quality,
+)
 from tests.inference.models import small_model
 
 CHANCES = np.array([[0.9, 0.8, 0.6, 0.1]], np.float32)

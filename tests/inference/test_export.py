@@ -30,8 +30,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, save_tensors
 from samfed_monai.inference import Predictor, export
 from samfed_monai.inference.export import Measured, OnnxNetwork, exported_metadata, table_of
-from samfed_monai.metrics.quality import Calibration, Quality
-from samfed_monai.metrics.quality_file import quality_of, write_quality
+from samfed_monai.metrics.quality import Calibration, Quality, quality_of, write_quality
 from samfed_monai.networks import client_network
 from tests.inference.models import ORGANS, small_model
 

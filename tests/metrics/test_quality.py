@@ -23,8 +23,8 @@ from samfed_monai.metrics.quality import (
     level_dice,
     margin,
     metrics_of,
+    quality_of,
 )
-from samfed_monai.metrics.quality_file import quality_of
 from samfed_monai.protocol.message import metric_range
 
 ROW = np.array([[0.9, 0.8, 0.6, 0.3, 0.1]], np.float32)
