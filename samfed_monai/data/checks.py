@@ -159,7 +159,7 @@ RESTORE = "restore it, or check the data root"
 
 
 def _read_content(data_root: str | Path, name: str, expected: str, hint: str) -> bytes:
-    path = confine(data_root, name, where=name)
+    path = confine(data_root, name)
     if not path.exists():
         raise refused(path, NO_FILE, expected, hint)
     return read_bytes(path)

@@ -36,13 +36,12 @@ def unsafe(relative: str) -> str | None:
     return None
 
 
-def confine(root: str | Path, relative: str, *, where: str) -> Path:
+def confine(root: str | Path, relative: str) -> Path:
     """Returns the absolute path of ``relative`` under ``root``, with links resolved.
 
     Args:
         root: the data root; it may itself be a link.
         relative: a path from a data list.
-        where: the place that names the path, for the message.
 
     Raises:
         Refused: the path is unsafe (fault 18), or a link leads out of the root (fault 19) or in a circle (fault 62).
@@ -50,15 +49,15 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
     reason = unsafe(relative)
     if reason is not None:
         hint = "list only paths inside the data root, relative to it, with forward slashes"
-        raise refused(where, found=reason, expected="a relative path inside the data root", hint=hint)
+        raise refused(relative, found=reason, expected="a relative path inside the data root", hint=hint)
     root = Path(root).resolve()
     path = Path(os.path.realpath(root / relative))  # leaves a circular link unresolved
     if any(map(Path.is_symlink, (path, *path.parents))):
         hint = "put the file itself there, or delete the link"
-        raise refused(where, found="a link that leads back to itself", expected="a file", hint=hint)
+        raise refused(relative, found="a link that leads back to itself", expected="a file", hint=hint)
     if not path.is_relative_to(root):
         hint = "copy the file into the data root, or use the folder with the actual files as the data root"
-        raise refused(where, f"{relative!r}, a link out of the data root", "a file inside it", hint)
+        raise refused(relative, f"{relative!r}, a link out of the data root", "a file inside it", hint)
     return path
 
 

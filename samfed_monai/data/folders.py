@@ -6,7 +6,7 @@ Masks are matched to images by name; misnamed or swapped folders are recognised 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -120,14 +120,14 @@ def sites_in(root: Path) -> dict[str, Path]:
     return site_folders(root) or ({normal(root.resolve().name): root} if (root / "images").is_dir() else {})
 
 
-def class_value_problems(root: Path, values: Mapping[str, int]) -> list[Problem]:
-    """Returns problems of classes with another value or name in nnU-Net's ``dataset.json`` of the root or of a site.
+def class_value_problems(root: Path, values: Mapping[str, int]) -> Iterator[Problem]:
+    """Yields problems of classes with another value or name in nnU-Net's ``dataset.json`` of the root or of a site.
 
     Args:
         root: folder of sites, or one site's own.
         values: value in masks by class name.
     """
-    problems, hint = Problems(), "give --classes in this order, or --label for each, at all sites; or correct the file"
+    hint = "give --classes in this order, or --label for each, at all sites; or correct the file"
     known = {name.casefold(): value for name, value in values.items()}
     class_of = {str(value): name for name, value in values.items()}
     for path in dict.fromkeys(folder / "dataset.json" for folder in (root, *sites_in(root).values())):
@@ -136,8 +136,7 @@ def class_value_problems(root: Path, values: Mapping[str, int]) -> list[Problem]
                 name, number = (value, int(key)) if isinstance(value, str) else (key, value)  # as nnU-Net 1 has it
                 if (wanted := known.get(normal(name).casefold(), class_of.get(str(number), number))) != number:
                     expected = f"{wanted}, as given for the classes {', '.join(values)}"
-                    problems.add(f"{path} -> labels#{key}", found=f"{number} for {name}", expected=expected, hint=hint)
-    return list(problems)
+                    yield Problem(f"{path} -> labels#{key}", f"{number} for {name}", expected, hint)
 
 
 def find_folders(
@@ -433,5 +432,5 @@ def declare_kinds(
 def _label_values(label: str, root: Path) -> set[int]:
     """Returns the values of a label file; {-1}, which no mask has, if it cannot be read as grey."""
     with suppress(Refused):
-        return set(np.unique(decode_grey(read_bytes(confine(root, label, where=label)), label)).tolist())
+        return set(np.unique(decode_grey(read_bytes(confine(root, label)), label)).tolist())
     return {-1}

@@ -11,7 +11,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -255,13 +255,12 @@ def draw_measuring(
     return places, sentences
 
 
-def unseen_problems(names: Names, sites: Names) -> list[Problem]:
-    """Returns the problems of ``--unseen``: names that are not among the sites, or every site."""
-    hint = "give names of sites, separated by commas"
-    problems = Problems(problem for name in names for problem in one_of("--unseen", name, sites, hint))
+def unseen_problems(names: Names, sites: Names) -> Iterator[Problem]:
+    """Yields the problems of ``--unseen``: names that are not among the sites, or every site."""
+    for name in names:
+        yield from one_of("--unseen", name, sites, "give names of sites, separated by commas")
     if names and not set(sites) - set(names):
-        problems.add("--unseen", found="every site", expected="at least one site left for training")
-    return problems
+        yield Problem("--unseen", "every site", "at least one site left for training")
 
 
 def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]]:
@@ -311,25 +310,23 @@ def make_unseen(places: Places, names: Sequence[str]) -> tuple[Places, list[str]
     return changed, sentences
 
 
-def divide_problems(by_site: Mapping[str, Sequence[Found]], parts: int, *, skip: Names = ()) -> list[Problem]:
-    """Returns the problems of :func:`divide_sites`: a part with the name of a site, and sites with too few groups.
+def divide_problems(by_site: Mapping[str, Sequence[Found]], parts: int, *, skip: Names = ()) -> Iterator[Problem]:
+    """Yields the problems of :func:`divide_sites`: a part with the name of a site, and sites with too few groups.
 
     Args:
         by_site: images of each site, if any; before they are read, copies count as different images.
         parts: number of parts of each site.
         skip: sites that are not divided.
     """
-    problems = Problems()
     for site in [site for site, found in by_site.items() if site and found and site not in skip]:
         groups, where = len(clusters_of(by_site[site])), f"--divide {parts}: {site}"
         if groups < parts:
             hint = "choose fewer parts, or leave the site whole"
-            problems.add(where, f"{counted(groups, 'independent group')} of images", f"at least {parts}", hint)
+            yield Problem(where, f"{counted(groups, 'independent group')} of images", f"at least {parts}", hint)
             continue
         for name in sorted({f"{site}-{part + 1}" for part in range(parts)} & by_site.keys()):
             expected = f"free names {site}-1 to {site}-{parts} for its parts"
-            problems.add(where, f"a site {name!r}", expected, "rename the site")
-    return list(problems)
+            yield Problem(where, f"a site {name!r}", expected, "rename the site")
 
 
 def divide_sites(places: Places, parts: int, *, seed: int = 0, skip: Sequence[str] = ()) -> tuple[Places, list[str]]:

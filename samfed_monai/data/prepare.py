@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -184,21 +184,21 @@ def check_folders(root: str | Path, options: Options, kind: str, masks: Collecti
     problems.refuse_if_any()
 
 
-def site_problems(sites: Sites, options: Options) -> list[Problem]:
-    """Returns the problems of ``unseen`` and ``divide``, and of names that a list cannot have.
+def site_problems(sites: Sites, options: Options) -> Iterator[Problem]:
+    """Yields the problems of ``unseen`` and ``divide``, and of names that a list cannot have.
 
     Args:
         sites: images by site; there are no problems without sites, and none of ``divide`` at sites without images.
         options: see :class:`Options`.
     """
     private = {site: found for site, found in sites.items() if site not in ("", options.public)}
-    problems = Problems(partitions.unseen_problems(options.unseen, list(private)) if private else ())
-    if options.divide is None:  # else parts have other names
+    if private:
+        yield from partitions.unseen_problems(options.unseen, list(private))
+    if options.divide is not None:
+        yield from partitions.divide_problems(private, options.divide, skip=options.unseen)
+    else:  # parts have other names
         for site in private:
-            problems.extend(site_name_problems(site, Path(options.output).name))
-    else:
-        problems.extend(partitions.divide_problems(private, options.divide, skip=options.unseen))
-    return list(problems)
+            yield from site_name_problems(site, Path(options.output).name)
 
 
 @dataclass(frozen=True)

@@ -281,9 +281,9 @@ def table_of_images(datalist: DataList, facts: Mapping[str, Facts]) -> str:
 
 
 def _sample(item: Item, fact: Facts, root: Path, datalist: DataList) -> dict[str, str]:
-    picture = read_image(confine(root, item.image, where=item.image))
+    picture = read_image(confine(root, item.image))
     mask, classes, note = None, datalist.classes, f"{fact.width} × {fact.height}"
-    path = confine(root, item.label, where=item.label) if item.label else None
+    path = confine(root, item.label) if item.label else None
     if path and item.weak:
         label = read_weak_label(path, len(classes) or 1)
         mask = np.where(label == IGNORE, 0, label)

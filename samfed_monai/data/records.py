@@ -14,7 +14,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.text import counted
-from samfed_monai.core.validators import in_range, one_of, require
+from samfed_monai.core.validators import in_range, one_of, require, whole
 from samfed_monai.data.checks import NO_FILE, RESTORE, hash_problems, ids_of, wrong_root
 from samfed_monai.data.datalist import DataList, Item, LabelKind, Split, confine, freeze
 from samfed_monai.data.partitions import clusters, draw, subset
@@ -119,6 +119,7 @@ def load_records(
     require(
         one_of("split", split, Split, "check its spelling"),
         [] if split == Split.PUBLIC else one_of("site", site, sorted(datalist.sites), "name one of them"),
+        whole("limit", limit, "a number of images", least=1, or_null=True),
     )
     items = datalist.public if split == Split.PUBLIC else getattr(datalist.sites[str(site)], split)
     items = [items[index] for index in subset([item.sha256 for item in items], limit)]
@@ -225,7 +226,7 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
 
 def _existing_path(root: str | Path, relative: str, problems: Problems, sha256: str | None) -> str:
     try:
-        path = confine(root, relative, where=relative)
+        path = confine(root, relative)
     except Refused as refusal:
         problems.extend(refusal.problems)
         return ""

@@ -230,7 +230,7 @@ def weaken_list(
     with undo_on_error() as written:
         for site, item in progress_bar(masked, desc="weak labels", unit="image"):
             label, kind = str(item.label), LabelKind(kinds[site])
-            path = confine(data_root, label, where=label)
+            path = confine(data_root, label)
             mask = read_classes(path, classes) if classes else read_mask(path, datalist.mask_threshold)
             if mask.all() or not mask.any():
                 continue
@@ -239,7 +239,7 @@ def weaken_list(
             suffix = "" if points == POINTS else f"-{points}-points"
             suffix += "" if width == WIDTH else f"-{width}-px"
             relative = PurePosixPath("weak", f"{kind.value}-{seed}{suffix}", label).with_suffix(".png")
-            path = confine(data_root, str(relative), where=str(relative))
+            path = confine(data_root, str(relative))
             write_new({path: content}, written, hint="take another --seed, or move the folder weak away")
             hashed = {"label_sha256": sha256_bytes(content), "label_kind": kind.value}
             weakened[item.image] = replace(item, label=str(relative), **hashed)

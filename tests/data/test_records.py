@@ -94,12 +94,15 @@ def test_limit_keeps_the_order_of_the_list(tmp_path):
     assert [record["image_sha256"] for record in records] == [item.sha256 for item in items if item in chosen]
 
 
-def test_unknown_site_and_split_are_refused(tmp_path):
+def test_unknown_site_split_and_limit_are_refused(tmp_path):
     datalist = small_list(tmp_path)
     with pytest.raises(Refused, match=r"site: expected one of \['site-1'\], found 'site-2'"):
         load_records(datalist, tmp_path, split="test", site="site-2")
-    with pytest.raises(Refused, match=r"split: expected one of \['public', .*found 'train'"):
-        load_records(datalist, tmp_path, split="train")
+    message = (
+        r"(?s)split: expected one of \['public', .*found 'train'.*limit: expected a number of .* >= 1, or null, found"
+    )
+    with pytest.raises(Refused, match=message):
+        load_records(datalist, tmp_path, split="train", site="site-1", limit=-1)
 
 
 def test_fault_19_missing_files_and_links_are_reported_together(tmp_path):
