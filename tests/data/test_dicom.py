@@ -49,9 +49,9 @@ def palette(descriptor: list[int], data: bytes, *, segmented: str = "") -> dict[
 
 
 def made(
-    folder: Path, pixels: Any, *, syntax: str = LITTLE, text: dict[str, str] | None = None, **elements: Any
+    place: Path, pixels: Any, *, syntax: str = LITTLE, text: dict[str, str] | None = None, **elements: Any
 ) -> Path:
-    """An object of (H, W) or (H, W, 3) stored values; ``text`` are elements stored as UT."""
+    """An object of (H, W) or (H, W, 3) stored values, a.dcm of a folder; ``text`` are elements stored as UT."""
     content = item(SOPClassUID=VL_PHOTO, SOPInstanceUID="1.2.3", Modality="XC")
     content.file_meta = pydicom.dataset.FileMetaDataset()
     content.file_meta.TransferSyntaxUID = syntax
@@ -73,7 +73,7 @@ def made(
             setattr(content, name, value)
     for name, value in (text or {}).items():
         content.add_new(name, "UT", value)
-    path, content.preamble = folder / "a.dcm", bytes(128)
+    path, content.preamble = place / "a.dcm" if place.is_dir() else place, bytes(128)
     pydicom.dcmwrite(path, content)
     return path
 

@@ -18,11 +18,12 @@ highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed:
 import pydicom  # noqa: E402
 from PIL import Image  # noqa: E402
 from pydicom.data import get_testdata_file  # noqa: E402
-from pydicom.uid import ExplicitVRLittleEndian, VLPhotographicImageStorage, generate_uid  # noqa: E402
+from pydicom.uid import generate_uid  # noqa: E402
 
 from samfed_monai.data.dicom import read_object  # noqa: E402
 from samfed_monai.inference import dicom_seg  # noqa: E402
 from samfed_monai.inference.dicom_seg import object_problems, series_of  # noqa: E402
+from tests.data.test_dicom import made  # noqa: E402
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
 SHIPPED = ["CT_small.dcm", "examples_rgb_color.dcm", "SC_rgb_rle_2frame.dcm", "examples_ybr_color.dcm"]
@@ -47,25 +48,13 @@ def sample(name: str = "CT_small.dcm") -> Path:
 def photograph(path: Path, **attributes: object) -> Path:
     """A dermoscopic photograph: RGB, one frame, without a frame of reference; its pixels have a size, as some
     dermatoscopes write it."""
-    content = pydicom.Dataset()
-    content.file_meta = pydicom.dataset.FileMetaDataset()
-    content.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    content.SOPClassUID, content.SOPInstanceUID = VLPhotographicImageStorage, generate_uid(entropy_srcs=["object"])
-    content.StudyInstanceUID, content.SeriesInstanceUID = (generate_uid(entropy_srcs=[word]) for word in "ab")
-    content.PatientID, content.PatientName, content.PatientBirthDate, content.PatientSex = "7", "Doe^Jo", "", ""
-    content.StudyID, content.StudyDate, content.StudyTime, content.AccessionNumber = "1", "", "", ""
-    content.Modality, content.SeriesNumber, content.InstanceNumber = "XC", 1, 1
-    content.ReferringPhysicianName, content.PixelSpacing = "", [0.1, 0.1]
-    content.Rows, content.Columns, content.SamplesPerPixel = 48, 64, 3
-    content.PhotometricInterpretation, content.PlanarConfiguration = "RGB", 0
-    content.BitsAllocated, content.BitsStored, content.HighBit, content.PixelRepresentation = 8, 8, 7, 0
     y, x = np.indices((48, 64))
     spot = np.where((x - 30) ** 2 + (y - 20) ** 2 < 12**2, 60, 205).astype(np.uint8)
-    content.PixelData = np.stack([spot, spot // 2, spot // 2], axis=-1).tobytes()
-    for name, value in attributes.items():
-        setattr(content, name, value)
-    content.save_as(path, enforce_file_format=True)
-    return path
+    elements = {name: generate_uid(entropy_srcs=[name]) for name in ("StudyInstanceUID", "SeriesInstanceUID")}
+    elements |= {"PatientID": "7", "PatientName": "Doe^Jo", "StudyID": "1", "SeriesNumber": 1, "InstanceNumber": 1}
+    empty = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName")
+    elements |= {**dict.fromkeys(empty, ""), "PixelSpacing": [0.1, 0.1], **attributes}
+    return made(path, np.stack([spot, spot // 2, spot // 2], axis=-1), **elements)
 
 
 def ct_series(folder: Path, positions: Sequence[float], **attributes: object) -> list[Path]:

@@ -88,16 +88,18 @@ def exported(model, images, tmp_path_factory) -> Callable[[str], tuple[Path, str
     return export_to
 
 
-def drawn_by(model: Path, images: Path, folder: Path) -> Path:
-    """Masks of `samfed infer` with their probabilities in a folder, and their areas in a table beside it."""
-    words = ["--model", str(model), "--output-dir", str(folder), "--probabilities", "--areas", f"{folder}.csv"]
-    assert main(["infer", "samfed_skin", str(images), *words]) == 0
-    return folder
-
-
 @pytest.fixture(scope="module")
-def ours(model, images, tmp_path_factory) -> Path:
-    return drawn_by(model, images, tmp_path_factory.mktemp("ours"))
+def drawn_by(images, tmp_path_factory) -> Callable[[Path], Path]:
+    """Masks of a model by `samfed infer`, once, with probabilities, in a folder; their areas are in a table beside."""
+
+    @functools.cache
+    def draw(model: Path) -> Path:
+        folder = tmp_path_factory.mktemp("drawn")
+        words = ["--model", str(model), "--output-dir", str(folder), "--probabilities", "--areas", f"{folder}.csv"]
+        assert main(["infer", "samfed_skin", str(images), *words]) == 0
+        return folder
+
+    return draw
 
 
 def batch(size: int) -> torch.Tensor:
@@ -135,7 +137,7 @@ USAGE = (
 
 @needs_onnx
 @pytest.mark.parametrize("form", ["torchscript", "pt2", "onnx", "bundle", "safetensors"])
-def test_documented_code_reproduces_infer_masks(form, model, images, exported, ours):
+def test_documented_code_reproduces_infer_masks(form, model, images, exported, drawn_by):
     import onnxruntime
 
     names: dict = {}
@@ -146,7 +148,7 @@ def test_documented_code_reproduces_infer_masks(form, model, images, exported, o
     network = names["torchscript" if form == "bundle" else form](*map(str, program))
     for name in ("a.png", "deep/b.jpg"):
         theirs = names["mask_of"](network, images / name, 32)
-        drawn = np.asarray(Image.open((ours / name).with_suffix(".png"))) > 0
+        drawn = np.asarray(Image.open((drawn_by(model) / name).with_suffix(".png"))) > 0
         assert theirs.shape == drawn.shape
         assert (theirs != drawn).mean() <= 0.001, "logits differ by 1e-5"
     if form == "onnx":
@@ -163,14 +165,14 @@ def test_documented_code_reproduces_infer_masks(form, model, images, exported, o
 
 
 @needs_onnx
-def test_onnx_reproduces_calibrated_masks_of_network(exported, model, ours, images, tmp_path, capsys):
+def test_onnx_reproduces_calibrated_masks_of_network(exported, model, drawn_by, images, tmp_path, capsys):
     """Without the property they are estimated, and reported as not calibrated; another content is refused."""
     import onnx
 
     file = tmp_path / "net.onnx"
     shutil.copy(exported("onnx")[0], file)
     assert OnnxNetwork(file).quality == HALF
-    theirs = drawn_by(file, images, tmp_path / "by_onnx")
+    theirs, ours = drawn_by(file), drawn_by(model)
     names = sorted(path.relative_to(theirs).as_posix() for path in theirs.rglob("*.png"))
     assert names == ["a.png", "a.probability.png", "deep/b.png", "deep/b.probability.png"]
     for name in names:
@@ -299,11 +301,11 @@ def without_us(exported, organs, images, tmp_path_factory) -> dict[str, tuple[Pa
     return made
 
 
-def test_exported_bundle_runs_without_package(without_us, ours):
+def test_exported_bundle_runs_without_package(without_us, model, drawn_by):
     bundle, masks = without_us["one"]
     assert not (bundle / "LICENSE").exists(), "the network's owner is unknown here"
     for name, size in (("a.png", (60, 40)), ("deep/b.png", (33, 70))):
-        with Image.open(masks / name) as theirs, Image.open(ours / name) as drawn:
+        with Image.open(masks / name) as theirs, Image.open(drawn_by(model) / name) as drawn:
             assert theirs.size == drawn.size == size
             assert 0 < np.asarray(drawn).mean() < 255
             assert np.array_equal(np.asarray(theirs), np.asarray(drawn))
@@ -314,10 +316,10 @@ def organs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_model(tmp_path_factory.mktemp("organs") / "organs.safetensors", classes=ORGANS)
 
 
-def test_exported_bundle_of_classes_matches_infer(without_us, our_organs):
+def test_exported_bundle_of_classes_matches_infer(without_us, organs, drawn_by):
     bundle, masks = without_us["organs"]
     for name in ("a.png", "deep/b.png"):
-        theirs, expected = (np.asarray(Image.open(folder / name)) for folder in (masks, our_organs))
+        theirs, expected = (np.asarray(Image.open(folder / name)) for folder in (masks, drawn_by(organs)))
         assert set(np.unique(expected)) == {0, 1, 2}
         assert np.array_equal(theirs, expected)
     described = json.loads((bundle / "configs/metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
@@ -332,34 +334,24 @@ def organs_onnx(organs, tmp_path_factory) -> Path:
     return file
 
 
-@pytest.fixture(scope="module")
-def our_organs(organs, images, tmp_path_factory) -> Path:
-    return drawn_by(organs, images, tmp_path_factory.mktemp("our_organs"))
-
-
-@pytest.fixture(scope="module")
-def organs_by_onnx(organs_onnx, images, tmp_path_factory) -> Path:
-    return drawn_by(organs_onnx, images, tmp_path_factory.mktemp("organs_by_onnx"))
-
-
 @needs_onnx
-def test_onnx_file_stores_class_names(organs_by_onnx, our_organs):
-    masks = [np.asarray(Image.open(folder / "a.png")) for folder in (organs_by_onnx, our_organs)]
+def test_onnx_file_stores_class_names(organs, organs_onnx, drawn_by):
+    masks = [np.asarray(Image.open(drawn_by(file) / "a.png")) for file in (organs_onnx, organs)]
     assert set(np.unique(masks[0])) == {0, 1, 2}
     assert (masks[0] != masks[1]).mean() < 0.001
-    assert organs_by_onnx.with_suffix(".csv").read_text().splitlines()[1].endswith("kidney")
+    assert drawn_by(organs_onnx).with_suffix(".csv").read_text().splitlines()[1].endswith("kidney")
 
 
 @needs_onnx
-def test_openvino_runs_onnx_file_and_is_recorded(organs_onnx, organs_by_onnx, tmp_path, images, capsys):
+def test_openvino_runs_onnx_file_and_is_recorded(organs_onnx, drawn_by, tmp_path, images, capsys):
     pytest.importorskip("openvino", reason="openvino is not installed (extra openvino)")
     command = ["infer", "samfed_skin", str(images), "--output-dir", str(tmp_path), "--model", str(organs_onnx)]
     assert main([*command, "--runtime", "openvino"]) == 0
-    drawn, expected = (np.asarray(Image.open(folder / "a.png")) for folder in (tmp_path, organs_by_onnx))
+    drawn, expected = (np.asarray(Image.open(folder / "a.png")) for folder in (tmp_path, drawn_by(organs_onnx)))
     assert set(np.unique(drawn)) == {0, 1, 2}
     assert (drawn != expected).mean() < 0.01
     assert json.loads((tmp_path / "inference.json").read_text())["runtime"] == "openvino"
-    assert "runtime" not in json.loads((organs_by_onnx / "inference.json").read_text())
+    assert "runtime" not in json.loads((drawn_by(organs_onnx) / "inference.json").read_text())
     capsys.readouterr()
     assert main(command) == 2
     assert "inference.json -> runtime: expected nothing for this run, found openvino" in capsys.readouterr().err

@@ -28,20 +28,30 @@ av = pytest.importorskip("av", reason="PyAV is not installed: pip install samfed
 CODECS = {"mp4": "libx264", "avi": "mpeg4", "mkv": "libx264"}
 
 
-def clip(path: Path, frames: int = 20, *, rate: int = 10, key_frames: int = 5, start: int = 0) -> Path:
-    """Frame n is grey of 10 (n modulo 20), with a bright corner on the upper left; with noise, no frame is empty."""
-    noise = np.random.default_rng(0).integers(0, 9, (48, 64, 3), dtype=np.uint8)
+def encoded(
+    path: Path, codec: str, pictures: Sequence[np.ndarray], *, rate: int = 25, start: int = 0, **settings: object
+) -> Path:
+    """A video of pictures from second ``start`` on; ``settings`` are those of its stream."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(CODECS[path.suffix[1:]], rate=rate)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", key_frames
-        for number in range(frames):
-            picture = noise + np.uint8(10 * (number % 20))
-            picture[:16, :16] = 250
+        stream = container.add_stream(codec, rate=rate, options=settings.pop("options", {}))
+        (stream.height, stream.width), stream.pix_fmt, stream.bit_rate = pictures[0].shape[:2], "yuv420p", 8_000_000
+        for name, value in settings.items():
+            setattr(stream, name, value)
+        for number, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, "rgb24")
             frame.pts = start * rate + number
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def clip(path: Path, frames: int = 20, *, start: int = 0) -> Path:
+    """Frame n is grey of 10 (n modulo 20), with a bright corner on the upper left; with noise, no frame is empty."""
+    noise = np.random.default_rng(0).integers(0, 9, (48, 64, 3), dtype=np.uint8)
+    pictures = [noise + np.uint8(10 * (number % 20)) for number in range(frames)]
+    for picture in pictures:
+        picture[:16, :16] = 250
+    return encoded(path, CODECS[path.suffix[1:]], pictures, rate=10, start=start, gop_size=5)
 
 
 @pytest.mark.parametrize(("suffix", "start"), [*((suffix, 0) for suffix in CODECS), ("mkv", 600)])
@@ -108,17 +118,6 @@ def colonoscopy(count: int) -> list[np.ndarray]:
     return [np.array(picture)[:288, :384] for picture in pictures]
 
 
-def encoded(path: Path, codec: str, pictures: Sequence[np.ndarray], *, flagged: bool = False) -> Path:
-    """``flagged``: the file says that it is interlaced."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options={"flags": "+ildct+ilme"} if flagged else {})
-        (stream.height, stream.width), stream.pix_fmt, stream.bit_rate = pictures[0].shape[:2], "yuv420p", 8_000_000
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
 def combing(picture: np.ndarray) -> float:
     """How far rows are from the mean of their neighbours, over how far they are from the mean of those of their field:
     about 0.5 of a picture, more than 2 of two that are woven."""
@@ -127,8 +126,8 @@ def combing(picture: np.ndarray) -> float:
     return float(near / field)
 
 
-@pytest.mark.parametrize(("name", "codec", "flagged"), [("a.mpg", "mpeg2video", True), ("b.mp4", "libx264", False)])
-def test_interlaced_frames_are_deinterlaced_and_reported(tmp_path, caplog, name, codec, flagged):
+@pytest.mark.parametrize(("name", "codec", "flags"), [("a.mpg", "mpeg2video", "+ildct+ilme"), ("b.mp4", "libx264", "")])
+def test_interlaced_frames_are_deinterlaced_and_reported(tmp_path, caplog, name, codec, flags):
     """The scene moves by 6 pixels from field to field. Some recorders take the signal for a progressive one: the file
     does not say what it is."""
     photo, woven = colonoscopy(1)[0], []
@@ -137,7 +136,7 @@ def test_interlaced_frames_are_deinterlaced_and_reported(tmp_path, caplog, name,
         woven.append(first.copy())
         woven[-1][1::2] = second[1::2]
     assert combing(woven[0]) > 2
-    found = list(Video(encoded(tmp_path / name, codec, woven, flagged=flagged)).frames(3))
+    found = list(Video(encoded(tmp_path / name, codec, woven, options={"flags": flags} if flags else {})).frames(3))
     assert [frame.number for frame in found] == [1, 4, 7, 10]
     assert [frame.seconds for frame in found] == pytest.approx([0, 0.12, 0.24, 0.36], abs=1e-3)
     for frame in found:
