@@ -55,10 +55,8 @@ def test_system_files_are_ignored_and_hidden_files_and_pipes_counted(tmp_path: P
     os.mkfifo(tmp_path / "p.nii.gz")
     found = walk(tmp_path)
     assert found[PICTURE] == [tmp_path / "a/c.png", tmp_path / "b.png"]
-    assert (
-        not_read(found, (PICTURE,))
-        == "not read: 2 hidden (.git, …), 1 linked folder (more), 2 pipe or device (p.nii.gz, …)"
-    )
+    others = "2 hidden (.git, …), 1 linked folder (more), 2 pipe or device (p.nii.gz, …)"
+    assert not_read(found, (PICTURE,)) == f"not read: {others}"
     assert not_read({PICTURE: found[PICTURE]}, (PICTURE,)) == not_read({}) == ""
 
 

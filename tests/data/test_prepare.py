@@ -338,10 +338,8 @@ def test_unseen_and_divided_collections_accept_any_name(tmp_path, polyps):
 
 def test_polypgen_centres_are_sites_and_public_centre_is_chosen(tmp_path):
     polyp_folders.polypgen(tmp_path / "data")
-    for public, message in (
-        ("PolypGen", r"one of \['PolypGen-C1'.*name one centre"),
-        ("CVC-ColonDB", "one of .*'CVC-Colo"),
-    ):
+    refused = {"PolypGen": r"one of \['PolypGen-C1'.*name one centre", "CVC-ColonDB": "one of .*'CVC-Colo"}
+    for public, message in refused.items():
         with pytest.raises(Refused, match=rf"--public: expected {message}"):
             prepare_polyp(tmp_path / "data", options(tmp_path, public=public))
     made = prepare_polyp(tmp_path / "data", options(tmp_path, public="PolypGen-C1", test=0.4))
