@@ -270,7 +270,8 @@ class _Handler(BaseHTTPRequestHandler):
         return rest
 
     def _receive(self, key: str, name: str) -> None:
-        drop, size = self.server.app.drop(key), int(self.headers.get("Content-Length") or 0)
+        drop, length = self.server.app.drop(key), self.headers.get("Content-Length", "")
+        size = int(length) if length.isdecimal() else 0
         body, path, refusal = self._body(size), drop.images / name, ""
         if name != path.name or name_problems([name]) or is_ignored(name) or len(name.encode()) > 200:
             refusal = "not a valid image name"  # output files have longer ones

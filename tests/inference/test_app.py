@@ -175,6 +175,10 @@ def test_app_listens_locally_without_external_links(app: App) -> None:
 def test_uploaded_file_is_not_replaced(app: App) -> None:
     address = f"/{app.token}/{'f' * 16}/a.png"
     assert [send(app, "PUT", address, content)[0] for content in (b"", png(), png(90))] == [400, 200, 400]
+    assert send(app, "PUT", address, **{"Content-Length": "1e9"})[:2] == (
+        400,
+        b"a.png: 0 bytes, expected 1 to 4294967296",
+    )
 
 
 def test_full_disk_is_reported_and_upload_deleted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
