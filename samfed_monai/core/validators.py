@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
@@ -13,7 +14,7 @@ from functools import partial
 from numbers import Real
 from typing import Any
 
-from jsonschema import Draft202012Validator, TypeChecker, ValidationError
+from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
@@ -68,7 +69,7 @@ def in_range(
         return []
     start, end = above if least is None else least, below if most is None else most
     number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    fits = -math.inf < number < math.inf and (start is None or number > start or number == least)
+    fits = abs(number) <= sys.float_info.max and (start is None or number > start or number == least)
     if fits and (end is None or number < end or number == most):
         return []
     bounds = ""
@@ -130,13 +131,14 @@ def switch(where: str, value: Any) -> list[Problem]:
 _MOST_SHOWN = 120  # characters of a value
 
 
-def _is_number(_: TypeChecker, value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold: no NaN, infinity, or integer of hundreds of digits."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 _CHECKER = Draft202012Validator.TYPE_CHECKER.redefine_many(
     {
-        "number": _is_number,
+        "number": lambda _, value: is_number(value),
         "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
         "array": lambda _, value: isinstance(value, (list, tuple)),
         "object": lambda _, value: isinstance(value, Mapping),

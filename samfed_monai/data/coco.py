@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from samfed_monai.core.errors import Problems, Refused, refused, with_skip_hint
 from samfed_monai.core.io import Created, read_json, require_writable, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.text import counted, normal
-from samfed_monai.core.validators import installed, one_of, require, schema_problems
+from samfed_monai.core.validators import installed, is_number, one_of, require, schema_problems
 from samfed_monai.data.checks import stem
 from samfed_monai.data.folders import list_images, relative, sites_in
 from samfed_monai.data.partitions import parts_in_common
@@ -127,14 +126,14 @@ def _contradictions(annotation: Mapping[str, Any], mask: Mask) -> Iterator[tuple
     box: Any = annotation.get("bbox")
     area: Any = annotation.get("area")
     sides, areas = np.subtract(drawn[2:], drawn[:2]), [number]
-    if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) and box[2] > 0 and box[3] > 0:
+    if isinstance(box, list) and len(box) == 4 and all(map(is_number, box)) and box[2] > 0 and box[3] > 0:
         corners = np.clip([box[0], box[1], box[0] + box[2], box[1] + box[3]], 0, [*mask.shape[::-1]] * 2)
         areas.append(box[2] * box[3])  # some programs write the box's area
         if np.abs(corners - drawn).max() > max(LEAST_SLACK, SLACK * max(box[2], box[3])):
             outline_box = [int(side) for side in (*drawn[:2], *sides)]
             yield f"bbox {box}", f"about {outline_box}, x, y, width and height of the outline"
     slack = max(10, SLACK * number, sides.sum())
-    if _is_number(area) and area > 0 and min(abs(area - possible) for possible in areas) > slack:
+    if is_number(area) and area > 0 and min(abs(area - possible) for possible in areas) > slack:
         yield f"area {area:g}", f"about {number} pixels, as in the outline"
 
 
@@ -255,7 +254,7 @@ def _are_pairs(parts: Any) -> bool:
 
 def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
     numbers = polygon if isinstance(polygon, list) else []
-    if len(numbers) < 6 or len(numbers) % 2 or not all(_is_number(number) for number in numbers):
+    if len(numbers) < 6 or len(numbers) % 2 or not all(is_number(number) for number in numbers):
         expected = "a list of alternating x and y, of at least three points"
         raise refused(where, found=f"a polygon of {len(numbers)} numbers", expected=expected)
     for axis, side, values in (("x", width, numbers[::2]), ("y", height, numbers[1::2])):
@@ -264,10 +263,6 @@ def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
             expected = f"an outline inside the image, {width} x {height} pixels"
             hint = "was it drawn on an image of another size?"
             raise refused(where, found=f"{axis} from {low:g} to {high:g}", expected=expected, hint=hint)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _from_run_lengths(runs: Mapping[str, Any], height: int, width: int, where: str) -> Mask:

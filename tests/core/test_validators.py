@@ -20,7 +20,7 @@ class Word(str, Enum):
 @pytest.mark.parametrize(
     ("bounds", "accepted", "refused", "expected"),
     [
-        ({"least": 0}, [0, 0.5, 1e9, np.float32(2)], [-1e-9, True, None, "1", math.inf, math.nan], ">= 0"),
+        ({"least": 0}, [0, 0.5, 1e9, np.float32(2)], [-1e-9, True, None, "1", math.inf, math.nan, 10**400], ">= 0"),
         ({"above": 0}, [1e-9, 1], [0, -1], "> 0"),
         ({"most": 1}, [1, -3], [1.5], "<= 1"),
         ({"below": 1}, [0.99], [1], "< 1"),
@@ -129,6 +129,7 @@ def test_valid_content_has_no_departures():
         ("of", {"enum": ["off", True]}, "expected one of ['off', True], found 'of'; did you mean 'off'?"),
         ("all", {"anyOf": [{"type": "integer"}, {"const": "auto"}]}, "expected a whole number or 'auto', found 'all'"),
         (17, {"multipleOf": 16}, "expected a multiple of 16, found 17"),
+        (10**400, {"type": "number"}, "expected a number, found 1000"),
     ],
 )
 def test_schema_departure_has_message_and_hint(value, schema, message):
