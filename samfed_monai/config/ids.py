@@ -423,9 +423,10 @@ def _replaced_option(content: Mapping[str, Any], name: str, value: Any, teacher:
     if name in ("epochs", "val_interval"):
         hint = "set local_steps (steps of a site in each round) or rounds" if name == "epochs" else "leave it out"
         return "no such option: the federation sets it for every site", hint
-    if name == "network_name" and content.get("mixed_networks") and content.get("server_network"):
+    mixed, server = (content.get(each) for each in ("mixed_networks", "server_network"))
+    if name == "network_name" and mixed and mixed is not MISSING and server:
         hint = f"set --mixed_networks \"['{value}']\""
-        hint += "" if content["server_network"] is MISSING else f" and --server_network {value}"
+        hint += "" if server is MISSING else f" and --server_network {value}"
         return f"an id {expected}: mixed_networks sets the networks of the sites", hint
     reason = "uses SAM without an adapter" if content.get("teacher_adapt") == "none" else "has no teacher"
     if name == "adapter" and value is not None and (content.get("teacher_adapt") == "none" or not teacher):

@@ -263,7 +263,7 @@ def test_unread_teacher_options_are_refused(given, read, hint):
         ("sites#A#terms#pseudo_label#fraction", 0.2, [RAMP], [{}], "schedule constant does not use it"),
         ("terms#sam_kd#weight", 0.5, [{}], [{"variant": "no_sam"}], "; --terms#sam_kd#_disabled_ false enables it"),
         ("terms#crf#fraction", 0.2, [], [{"variant": "weak_labels"}], "schedule constant does not use it"),
-        ("network_name", "lite0_fpn", [{}], [{"variant": "fedmd"}], "set --mixed_networks \"['lite0_fpn']\""),
+        ("network_name", "lite0_fpn", [{}, SEMIFL], [{"variant": "fedmd"}], "set --mixed_networks \"['lite0_fpn']\""),
     ],
 )
 def test_option_without_effect_is_refused(option, value, reads, others, hint):
