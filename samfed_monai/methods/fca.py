@@ -135,7 +135,6 @@ class ClientTailored(FedAvg):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self._models = self._unpack_models(state)
-        self._updates = {}
         self._pattern_names = self._matched_names(list(self.global_weights))
 
     def _tailored_names(self) -> list[str]:

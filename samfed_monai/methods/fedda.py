@@ -230,4 +230,3 @@ class CyclicTargets(FedAvg):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self._previous = self._unpack_models(state, "before_")
-        self._current = {}

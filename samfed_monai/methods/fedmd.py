@@ -120,5 +120,3 @@ class Consensus(Strategy):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self.masks = state.get(MASKS)
-        self._sum = None
-        self._count = 0

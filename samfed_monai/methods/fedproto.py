@@ -285,4 +285,3 @@ class Prototypes(Strategy):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self.means = dict(state)
-        self._updates = {}

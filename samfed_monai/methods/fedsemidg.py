@@ -96,10 +96,6 @@ class GeneralisationAware(LearnedWeights):
         if round == 0:
             self.learn(round)
 
-    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        super().load_state_dict(weights, state)
-        self._updates = {}
-
     def next_weights(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
         return gap_weights(weights, numbers, round, self.server.rounds, self.step)
 

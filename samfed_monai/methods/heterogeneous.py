@@ -308,7 +308,6 @@ class CondensationFusion(Strategy):
         )
         kind = Kind.WEIGHTS if PublicExchange(exchange) is PublicExchange.WEIGHTS else Kind.SOFT_MASKS
         self.exchange, self.floor = Exchange(kind, own_networks=True, alike=False), floor
-        self._updates: dict[str, Tensor] = {}
         self._site_networks: dict[str, nn.Module] = {}
 
     def attach(self, server: Server) -> Strategy:
@@ -319,7 +318,7 @@ class CondensationFusion(Strategy):
         return {"public": self.algorithm.public_hash}
 
     def configure(self, round: int) -> dict[str, Message]:
-        self._updates = {}
+        self._updates: dict[str, Tensor] = {}
         kind, tensors = Kind.SOFT_MASKS, {MASKS: self.algorithm.own_masks()}
         if self.exchange.answer is Kind.WEIGHTS:
             kind, tensors = Kind.WEIGHTS, self.global_weights

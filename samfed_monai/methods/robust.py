@@ -76,10 +76,6 @@ class RobustAggregation(Strategy):
             name, least = type(self).__name__, self.least_sites
             logger.warning("round %d: %d answers, %s needs %d: model unchanged", round + 1, len(updates), name, least)
 
-    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        super().load_state_dict(weights, state)
-        self._updates = {}
-
 
 def sorted_values(updates: Iterable[SiteUpdate], name: str) -> Tensor:
     """Returns one tensor of all sites, (S, …), sorted along the first dimension; half precision as float32."""

@@ -84,7 +84,6 @@ class ServerTuned(FedAvg):
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._has_update = False
         if state:
             training_state.unpack(self._algorithm.optimizer, state)
 
@@ -95,7 +94,6 @@ class ServerTuned(FedAvg):
     def refine(self, round: int) -> None:
         if not self._has_update:
             return
-        self._has_update = False
         tuned = self.tune(dict(self.global_weights), round)
         where = f"training at the server, round {round + 1}"
         if problems := check_tensors(tuned, like=self.global_weights, where=where):

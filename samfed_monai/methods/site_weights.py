@@ -111,7 +111,6 @@ class LearnedWeights(FedAvg):
         super().load_state_dict(weights, state)
         sites, images, learned = self.server.sites, state.get(_IMAGES), state.get(_WEIGHTS)
         pairs = () if images is None else zip(sites, images.tolist(), strict=True)
-        self._numbers = {}
         self._images: dict[str, int] = {site: n for site, n in pairs if n}
         self._weights = dict.fromkeys(sites, 1 / len(sites)) if self.equal_start else {}
         if learned is not None:

@@ -46,17 +46,6 @@ def test_answers_are_combined_in_name_order_at_round_end():
     assert strategy.global_weights["w"].tolist() == [15.0]
 
 
-def test_answers_of_unfinished_round_are_discarded():
-    strategy = attach()
-    strategy.configure(0)
-    for site in "ab":
-        strategy.accept(0, site, sent(site, 1.0))
-    strategy.configure(1)
-    strategy.accept(1, "c", sent("c", 1.0))
-    strategy.finish(1)
-    assert strategy.global_weights["w"].tolist() == [0.5]
-
-
 def test_sorted_values_are_elementwise_and_upcast_half_precision():
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64):
         answers = [SiteUpdate(1, {"w": torch.tensor(row, dtype=dtype)}) for row in ([3, 1], [1, 2], [2, 9])]
