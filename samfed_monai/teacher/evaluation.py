@@ -27,36 +27,31 @@ class Pair(NamedTuple):
 
     Args:
         image: ``(1, 3, H, W)`` uint8.
-        mask: ``(1, C, H, W)`` uint8 in 0..``levels``; for K classes C is K + 1.
-        levels: 1 for a mask at its native size, 255 for a downscaled one.
+        mask: ``(1, C, H, W)`` uint8, 0 or 1; for K classes C is K + 1.
     """
 
     image: Tensor
     mask: Tensor
-    levels: int = 1
-
-    def floats(self) -> tuple[Tensor, Tensor]:
-        """Returns both as float32 in [0, 1]."""
-        return self.image.float() / 255, self.mask.float() / self.levels
-
-    def shrunk(self, size: int) -> Pair:
-        """Returns the pair scaled into SAM's square input if that is smaller, else unchanged.
-
-        Scaling a photograph of 24 million pixels (72 MB) takes ten times as long as a step of the fit at 224 px, so it
-        is done once. Rounding changes an intensity by at most 1/510.
-
-        Args:
-            size: side of the input in pixels.
-        """
-        if max(self.image.shape[-2:]) <= size:
-            return self
-        image, mask = (place(tensor, size).mul(255).round().to(torch.uint8) for tensor in self.floats())
-        return Pair(image, mask, 255)
 
 
 def read_pair(record: dict[str, Any]) -> Pair:
     """Reads a labelled record of ``load_records``."""
     return Pair(read_image_tensor(record), torch.tensor(read_label(record))[None])
+
+
+def shrunk(image: Tensor, size: int) -> Tensor:
+    """Returns an image scaled into SAM's square input if that is smaller, else unchanged.
+
+    Scaling a photograph of 24 million pixels (72 MB) takes ten times as long as a step of the fit at 224 px, so it is
+    done once. Rounding changes an intensity by at most 1/510.
+
+    Args:
+        image: ``(1, 3, H, W)`` uint8.
+        size: side of the input in pixels.
+    """
+    if max(image.shape[-2:]) <= size:
+        return image
+    return place(image.float() / 255, size).mul(255).round().to(torch.uint8)
 
 
 def read_image_tensor(record: dict[str, Any]) -> Tensor:
@@ -110,12 +105,12 @@ class TeacherEvaluation:
         key = f"{record['image_sha256']} {record['label']}"
         if key not in self._pairs:
             native = read_pair(record)
-            self._pairs[key] = native._replace(image=native.shrunk(self.teacher.size).image)
+            self._pairs[key] = Pair(shrunk(native.image, self.teacher.size), native.mask)
         return self._pairs[key]
 
     @torch.no_grad()
     def _probabilities(self, key: str, pair: Pair, views: int) -> Tensor:
-        image = pair.floats()[0].to(self.teacher.sam.pixel_mean.device)
+        image = (pair.image.float() / 255).to(self.teacher.sam.pixel_mean.device)
         if not self.keep_embeddings or views != 1:
             return self.teacher.probabilities(image, views).cpu()
         if key not in self._embeddings:

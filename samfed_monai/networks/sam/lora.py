@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -122,16 +123,8 @@ class LoRAQueryValue(nn.Module):
 
     def merged(self) -> nn.Linear:
         """Returns an equivalent linear layer: its weight is the frozen one plus the update."""
-        groups, inputs = self.layout.groups, self.linear.in_features
-        query = (self.query_b @ self.query_a).view(groups, -1, inputs)
-        value = (self.value_b @ self.value_a).view(groups, -1, inputs)
-        key = query.new_zeros(groups, self.layout.key, inputs)
-        update, linear = torch.cat([query, key, value], dim=1).flatten(0, 1), self.linear
-        merged = nn.utils.skip_init(nn.Linear, inputs, linear.out_features, bias=linear.bias is not None)
-        merged = merged.to(linear.weight)
-        merged.weight.data.copy_(linear.weight + update)
-        if linear.bias is not None:
-            merged.bias.data.copy_(linear.bias)
+        merged = deepcopy(self.linear).requires_grad_(True)
+        merged.weight.data.add_(self._rows() @ torch.cat([self.query_a, self.value_a]))
         return merged
 
 
