@@ -8,7 +8,6 @@ changes three channels, so that a grey image gets colours, after the bundle's ow
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -105,13 +104,12 @@ class IntensityViewd(StrongViewd):
         super().__init__(keys, output_key, **strong)
         self.most, self.layers, self.width = float(most), layers, width
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result = super().__call__(data)
+    def view(self, image: Any) -> Tensor:
+        """Returns the strong view of an image, (3, H, W) in [0, 1], with other intensities."""
+        strong = super().view(image)
         if self.most == 0:
-            return result
-        for _, output_key in self.key_iterator(data, self.output_keys):
-            generator = torch.Generator().manual_seed(int(self.R.randint(2**31 - 1)))
-            image, alpha = result[output_key], self.most * float(torch.rand(1, generator=generator))
-            changed = random_intensities(image, generator=generator, layers=self.layers, width=self.width)
-            result[output_key] = mixed_intensities(image, changed, alpha)
-        return result
+            return strong
+        generator = torch.Generator().manual_seed(int(self.R.randint(2**31 - 1)))
+        alpha = self.most * float(torch.rand(1, generator=generator))
+        changed = random_intensities(strong, generator=generator, layers=self.layers, width=self.width)
+        return mixed_intensities(strong, changed, alpha)
