@@ -22,7 +22,7 @@ from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import in_range, one_of, whole
 from samfed_monai.data import public_hash
 from samfed_monai.networks import find_checkpoint
-from samfed_monai.networks.inferer import Switch, switch_problems
+from samfed_monai.networks.inferer import Switch, switch_problems, views_problems
 from samfed_monai.networks.sam.adapter import (
     Adapt,
     Adapter,
@@ -146,7 +146,7 @@ class TeacherFit:
                 found = f"{unlabelled} without a label" if records else "no image"
                 hint = "give the public set at least two labelled images"
                 problems.add(f"public set, {name} part", found=found, expected="labelled images", hint=hint)
-        problems.extend(switch_problems("teacher -> bf16", bf16))
+        problems.extend([*views_problems("teacher -> views", views), *switch_problems("teacher -> bf16", bf16)])
         if not (isinstance(trainer, partial) and callable(trainer.keywords.get("optimizer"))):
             expected = 'monai.engines.SupervisedTrainer with an "optimizer", both with "_mode_": "callable"'
             problems.add("teacher -> trainer", found=repr(trainer), expected=expected)

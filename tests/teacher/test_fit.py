@@ -247,7 +247,7 @@ def test_adapt_none_writes_original_decoder(fit, small_sam):
 
 
 def test_invalid_arguments_are_reported_together(records, checkpoint, tmp_path):
-    with pytest.raises(Refused, match="refused: 8 problems") as refused:
+    with pytest.raises(Refused, match="refused: 9 problems") as refused:
         TeacherFit(
             train_records=[{key: value for key, value in records[0].items() if key != "label"}],
             held_out_records=[],
@@ -257,6 +257,7 @@ def test_invalid_arguments_are_reported_together(records, checkpoint, tmp_path):
             epochs=0,
             learning_rate=-1,
             lora_learning_rate="fast",
+            views=0,
             bf16="yes",
             trainer=partial(SupervisedTrainer, loss_function=mask_loss),
         )
@@ -266,6 +267,7 @@ def test_invalid_arguments_are_reported_together(records, checkpoint, tmp_path):
         "teacher -> epochs: expected a whole number >= 1, found 0",
         "teacher -> learning_rate: expected a number > 0, or null, found -1",
         "teacher -> lora_learning_rate: expected a number > 0, or null, found 'fast'",
+        "teacher -> views: expected one of [1, 2, 4, 8], found 0",
         "teacher -> bf16: expected true, false or 'auto', found 'yes'",
         'teacher -> trainer: expected monai.engines.SupervisedTrainer with an "optimizer", both with',
         "public set, train part: expected labelled images, found 1 without a label",
