@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -455,13 +456,12 @@ class RefinedLabelTerm(Term):
     def check(self, engine: Any) -> None:
         """Also checks that SAM is available at a site; the message shows no path, since it may leave the site."""
         super().check(engine)
-        try:
-            if self.site:
-                self._checkpoint()
-        except Refused:
-            hint = f"run `samfed weights {self.base} --from FILE|URL` at this site"
-            expected = f"its weights, with which {self.where} refines pseudo-labels"
-            raise refused(f"SAM {self.base}", found="none here", expected=expected, hint=hint) from None
+        with suppress(Refused):
+            if not self.site or Path(self._checkpoint()).is_file():
+                return
+        hint = f"run `samfed weights {self.base} --from FILE|URL` at this site"
+        expected = f"its weights, with which {self.where} refines pseudo-labels"
+        raise refused(f"SAM {self.base}", found="none here", expected=expected, hint=hint)
 
     def _checkpoint(self) -> str:
         return str(self.checkpoint or find_checkpoint(self.base))

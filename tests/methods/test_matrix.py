@@ -38,7 +38,7 @@ WITHOUT_SAM = {
 }
 LAST_LAYER = {**SURE, "personal": ["final_conv.*"]}
 SMALL_SAM = {
-    **{"terms#see#checkpoint": "any", "terms#see#sam_size": 64, "terms#see#views": 1, "terms#see#relative": 1.0},
+    **{"terms#see#checkpoint": __file__, "terms#see#sam_size": 64, "terms#see#views": 1, "terms#see#relative": 1.0},
     "network_def#feature_groups": [],  # of a pyramid, which the network here has not
 }
 ONE_BATCH = {"client_algorithm#batches": 1, "client_algorithm#first_batches": 1}

@@ -294,7 +294,8 @@ def test_loss_matches_public_code(count):
     assert engine.state.terms["see_labelled"] == 0, "before it has seen the site's images"
 
 
-def test_missing_sam_weights_are_refused_without_path(monkeypatch, tmp_path):
+@pytest.mark.parametrize("named", [False, True])
+def test_missing_sam_weights_are_refused_without_path(monkeypatch, tmp_path, named):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nothing"))
     monkeypatch.delenv("SAMFED_DATA", raising=False)
     message = (
@@ -302,8 +303,9 @@ def test_missing_sam_weights_are_refused_without_path(monkeypatch, tmp_path):
         r"run `samfed weights vit_t --from FILE\|URL` at this site$"
     )
     engine = engine_of(nn.Identity(), guide_names=("weak",))
+    options = {"site": "a", "checkpoint": tmp_path / "gone.pt" if named else None}
     with pytest.raises(Refused, match=message) as error:
-        see.RefinedLabelTerm(data=None, transform=None, site="a").check(engine)  # type: ignore[arg-type]
+        see.RefinedLabelTerm(data=None, transform=None, **options).check(engine)  # type: ignore[arg-type]
     assert str(tmp_path) not in str(error.value)
 
 
