@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
-from samfed_monai.core.errors import Problem, refused
+from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.registry import Registry
 from samfed_monai.core.validators import POSITIVE, in_range, one_of, require
 from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, no_stream, register_reads, unknown_guide
@@ -95,8 +96,13 @@ class Term(ABC):
             in_range(f"{self.where}#fraction", self.fraction, "a fraction", least=0, most=1),
             one_of(f"{self.where}#schedule", self.schedule, SCHEDULES),
             *(check(f"{self.where}#{option}", getattr(self, option)) for option, check in self.checks.items()),
+            self.problems(),
         )
         self._schedule = SCHEDULES[self.schedule]
+
+    def problems(self) -> list[Problem]:
+        """Returns problems of several options together, which no single one of :attr:`checks` finds."""
+        return []
 
     @property
     def where(self) -> str:
@@ -219,10 +225,12 @@ class AgreedTerm(Term):
     delta: float = THRESHOLDS["delta"]
     least_agreement: float = THRESHOLDS["least_agreement"]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def problems(self) -> list[Problem]:
+        problems = Problems(super().problems())
         options = (self.teacher, self.student, self.rule, self.tau, self.delta, self.least_agreement)
-        self.settings = AgreementSettings(*options, where=self.where)
+        with problems.collected():
+            self.settings = AgreementSettings(*options, where=self.where)
+        return problems
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -278,6 +286,10 @@ PseudoLabelLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 _LOSSES: dict[str, PseudoLabelLoss] = {"structure": StructureLoss(), "dice_ce": weighted_pseudo_label_loss}
 
 
+def _loss_problems(where: str, loss: Any) -> list[Problem]:
+    return [] if callable(loss) else one_of(where, loss, _LOSSES)
+
+
 @dataclass(kw_only=True, eq=False)
 class PseudoLabelTerm(AgreedTerm):
     """``lambda_u(t) L_pl``: the strong view's loss against agreed labels (docs/method.md, step 4).
@@ -297,6 +309,7 @@ class PseudoLabelTerm(AgreedTerm):
     """
 
     by_image = False
+    checks: ClassVar = {"labels": partial(one_of, known=["soft", "hard"]), "loss": _loss_problems}
 
     name: str = "pseudo_label"
     labels: str = "hard"
@@ -305,12 +318,13 @@ class PseudoLabelTerm(AgreedTerm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        where = f"{self.where}#labels"
-        loss_problems = [] if callable(self.loss) else one_of(f"{self.where}#loss", self.loss, _LOSSES)
-        require(one_of(where, self.labels, ["soft", "hard"]), loss_problems)
-        if self.labels == "soft" and self.loss == "dice_ce":
-            raise refused(where, "'soft'", "'hard' with the loss dice_ce", "set loss to structure, or labels to hard")
         self._loss = self.loss if callable(self.loss) else _LOSSES[self.loss]
+
+    def problems(self) -> list[Problem]:
+        problems, where = Problems(super().problems()), f"{self.where}#labels"
+        if self.labels == "soft" and self.loss == "dice_ce":
+            problems.add(where, "'soft'", "'hard' with the loss dice_ce", "set loss to structure, or labels to hard")
+        return problems
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """``L_pl``."""

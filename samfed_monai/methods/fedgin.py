@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from samfed_monai.core.validators import in_range, require, whole
+from samfed_monai.core.errors import Problems
+from samfed_monai.core.validators import COUNT, FRACTION
 from samfed_monai.transforms import StrongViewd
 
 
@@ -96,12 +97,11 @@ class IntensityViewd(StrongViewd):
         width: int = 2,
         **strong: Any,
     ) -> None:
-        require(
-            in_range("IntensityViewd -> most", most, least=0, most=1),
-            whole("IntensityViewd -> layers", layers, least=1),
-            whole("IntensityViewd -> width", width, least=1),
-        )
-        super().__init__(keys, output_key, **strong)
+        problems = Problems(FRACTION("IntensityViewd -> most", most))
+        problems.extend([*COUNT("IntensityViewd -> layers", layers), *COUNT("IntensityViewd -> width", width)])
+        with problems.collected():
+            super().__init__(keys, output_key, **strong)
+        problems.refuse_if_any()
         self.most, self.layers, self.width = float(most), layers, width
 
     def view(self, image: Any) -> Tensor:

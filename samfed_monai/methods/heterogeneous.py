@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset, Subset
 
 from samfed_monai.core import training_state
+from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
@@ -127,39 +128,40 @@ class PublicMaskAlgorithm(ClientAlgorithm):
         seed: int = 0,
         site: str = "",
     ) -> None:
-        require(
-            one_of("client_algorithm#exchange", exchange, PublicExchange),
-            one_of("client_algorithm#gate", gate, Gate),
-            whole("client_algorithm#images", images, "a number of images", least=1, or_null=True),
-        )
-        indices = evenly_spaced(len(plain), images)  # type: ignore[arg-type]
-        self.exchange, self.gate = PublicExchange(exchange), Gate(gate)
+        problems = Problems(whole("client_algorithm#images", images, "a number of images", least=1, or_null=True))
+        indices = None if problems else evenly_spaced(len(plain), images)  # type: ignore[arg-type]
+        problems.extend(one_of("client_algorithm#exchange", exchange, PublicExchange))
+        problems.extend(one_of("client_algorithm#gate", gate, Gate))
         self.network, self.optimizer, self._server_network = network, optimizer, server_network
-        self.phase = PublicPhase(
-            network=network,
-            optimizer=optimizer,
-            loss=loss,
-            dataset=dataset,
-            targets=targets,
-            device=device,
-            inferer=inferer,
-            term=term,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            steps=steps,
-            passes=passes,
-            indices=indices,
-            seed=seed,
-            site=site,
-        )
-        # in float32 even with mixed-precision training: the other side must get the same bits
-        self.predictor = PublicPredictor(
-            dataset=plain if indices is None else Subset(plain, indices),
-            device=device,
-            batch_size=batch_size,
-            mask_size=mask_size,
-            reliability=reliability,
-        )
+        with problems.collected():
+            self.phase = PublicPhase(
+                network=network,
+                optimizer=optimizer,
+                loss=loss,
+                dataset=dataset,
+                targets=targets,
+                device=device,
+                inferer=inferer,
+                term=term,
+                learning_rate=learning_rate,
+                batch_size=batch_size,
+                steps=steps,
+                passes=passes,
+                indices=indices,
+                seed=seed,
+                site=site,
+            )
+        with problems.collected():
+            # in float32 even with mixed-precision training: the other side must get the same bits
+            self.predictor = PublicPredictor(
+                dataset=plain if indices is None else Subset(plain, indices),
+                device=device,
+                batch_size=batch_size,
+                mask_size=mask_size,
+                reliability=reliability,
+            )
+        problems.refuse_if_any()
+        self.exchange, self.gate = PublicExchange(exchange), Gate(gate)
         self._all_records = None if indices is None else plain.data  # type: ignore[attr-defined]
         self._own_masks: Tensor | None = None
 

@@ -76,7 +76,7 @@ def engine_at(round: int, rounds: int, given: Guidance | None = None) -> Any:
 
 OUT_OF_RANGE = r"(?s)2 problems.*terms#three#weight: .*-1.*terms#three#fraction: .*1\.5"
 NOT_SOFT = "terms#pseudo_label#labels: expected 'hard' with the loss dice_ce"
-MISSPELT = r"(?s)2 problems.*#labels: .*'sotf'; did you mean 'soft'\?.*#loss: .*'structur'; did you mean 'structure'"
+MISSPELT = r"(?s)3 problems.*#weight: .*#labels: .*'sotf'; did you mean 'soft'\?.*#loss: .*; did you mean 'structure'"
 OF_SAM, DISTILLATION = (PseudoLabelTerm, SamDistillationTerm), (SamDistillationTerm, GlobalDistillationTerm)
 
 
@@ -212,7 +212,7 @@ def test_unknown_guide_or_missing_stream_is_refused_before_first_step() -> None:
         *((kind, {"schedule": "constnt"}, r"terms#\w+#schedule: .*did you mean 'constant'") for kind in OF_SAM),
         *((kind, {"temperature": 0}, "temperature: expected a number > 0, found 0") for kind in DISTILLATION),
         (PseudoLabelTerm, {"labels": "soft", "loss": "dice_ce"}, NOT_SOFT),
-        (PseudoLabelTerm, {"labels": "sotf", "loss": "structur"}, MISSPELT),
+        (PseudoLabelTerm, {"weight": -1, "labels": "sotf", "loss": "structur"}, MISSPELT),
     ],
 )
 def test_fault_25_invalid_arguments_are_refused(kind: Any, options: dict[str, Any], message: str) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from samfed_monai.config import find_bundle
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.methods import fedgin
 from samfed_monai.methods.fedgin import IntensityViewd, mixed_intensities, random_intensities
@@ -121,6 +122,11 @@ def test_intensity_view_is_drawn_anew_and_reproducible():
     two = IntensityViewd(("image", "image"), ("image", "second"), strength=0.0)({"image": image()})
     assert two.keys() == {"image", "second"}
     assert not torch.equal(two["image"], two["second"])
+
+
+def test_options_of_both_views_are_refused_together():
+    with pytest.raises(Refused, match=r"(?s)2 problems.*IntensityViewd -> most: .* -1.*StrongViewd -> hue: .* 2"):
+        IntensityViewd(most=-1, hue=2)
 
 
 @pytest.mark.parametrize(("variant", "stays"), [("fedgin", False), ("fedgin_own_norm", True)])

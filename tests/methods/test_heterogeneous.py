@@ -227,9 +227,13 @@ def test_default_networks_need_only_mobile_sam_weights(tmp_path, monkeypatch):
 
 
 def test_invalid_options_are_refused_together():
+    more = {"images": "0", "passes": 0, "mask_size": 0}
+    wrong = {f"client_algorithm#{name}": value for name, value in more.items()}
     with pytest.raises((Refused, RuntimeError)) as caught:
-        server_algorithm(**{"client_algorithm#images": 0}, exchange="pixels", gate="never")
+        server_algorithm(**wrong, exchange="pixels", gate="never")
     text = str(caught.value.__cause__ or caught.value)
     assert "client_algorithm#exchange: expected one of ['predictions', 'weights', 'none'], found 'pixels'" in text
     assert "client_algorithm#gate: expected one of ['better', 'always'], found 'never'" in text
-    assert "client_algorithm#images: expected a number of images >= 1, or null, found 0" in text
+    assert "client_algorithm#images: expected a number of images >= 1, or null, found '0'" in text
+    assert "client_algorithm#passes: expected a number of passes >= 1, found 0" in text
+    assert "client_algorithm#mask_size: expected a number of pixels >= 1, or null, found 0" in text
