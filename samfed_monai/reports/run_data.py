@@ -15,8 +15,7 @@ from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import canonical_hash, from_csv, read_json
 from samfed_monai.core.run_log import round_folders, run_record
 from samfed_monai.core.validators import require, schema_problems
-from samfed_monai.metrics import pool, worst
-from samfed_monai.results import BYTES, build_results, read_round, round_traffic, validate_results
+from samfed_monai.results import BYTES, build_results, read_round, round_traffic, site_tables, validate_results
 
 TERM = "term_"
 """Prefix of the columns with a round's means: loss terms, ``reliability`` and ``agreement``."""
@@ -239,11 +238,11 @@ def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:
         {site: {"test": splits["test"]} for site, splits in teacher.get(kind, {}).items() if scored(splits)}
         for kind in ("sites", "unseen")
     )
-    tests = {site: splits["test"] for site, splits in sites.items()}
+    if not sites:
+        return None
     skip_empty = results.get("convention", {}).get("empty") == "skipped"
-    average, lowest = pool(tests.values(), skip_empty=skip_empty), worst(tests)
-    tables = {"average": {"test": average}, "worst": {"test": lowest}, "unseen": unseen}
-    return {"sites": {site: sites.get(site, {}) for site in results["sites"]}, **tables} if tests else None
+    tables = site_tables(sites, splits=["test"], skip_empty=skip_empty)
+    return {**tables, "sites": {site: sites.get(site, {}) for site in results["sites"]}, "unseen": unseen}
 
 
 def scored(splits: Mapping[str, Any]) -> bool:

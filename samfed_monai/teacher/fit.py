@@ -162,11 +162,13 @@ class TeacherFit:
         if adapt == "none" and any(record.get("classes") for record in train_records):
             expected, hint = "lora or decoder, with several classes", "set adapt to lora or decoder"
             problems.add("teacher -> adapt", found=repr(adapt), expected=expected, hint=hint)
+        if base in SAM_BUILDERS:
+            with problems.collected():
+                self.checkpoint = Path(checkpoint) if checkpoint else find_checkpoint(base, bundle_root)
         problems.refuse_if_any()
         self.records = {"train": list(train_records), "held_out": list(held_out_records)}
         self.test_records = dict(test_records or {})
         self.output, self.base, self.adapt = Path(output), base, Adapt(adapt)
-        self.checkpoint = Path(checkpoint) if checkpoint else find_checkpoint(base, bundle_root)
         self.size, self.epochs, self.batch_size, self.seed = size, epochs, batch_size, seed
         self.rank = rank if self.adapt is Adapt.LORA else 0
         self.start = None if start_from is None else Path(start_from)

@@ -278,8 +278,8 @@ def test_invalid_arguments_are_reported_together(records, checkpoint, tmp_path):
 
 def test_fault_28_missing_weights_and_start_adapter_are_refused(fit, records, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
-    with pytest.raises(Refused, match="run `samfed weights mobile_sam"):
-        TeacherFit(train_records=records[:3], held_out_records=records[3:], output=tmp_path / "a.safetensors")
+    with pytest.raises(Refused, match=r"(?s)2 problems.*-> size: .*run `samfed weights mobile_sam"):
+        TeacherFit(train_records=records[:3], held_out_records=records[3:], output=tmp_path / "a.safetensors", size=1)
     with pytest.raises(Refused, match=r"none.safetensors: expected a teacher's adapter, found no such file"):
         fit(start_from=tmp_path / "none.safetensors")
     with pytest.raises(Refused, match=r"teacher -> rank: expected a whole number in \[1, 16\], found 17"):

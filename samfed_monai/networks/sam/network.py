@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samfed_monai.core.errors import Problems, refused
-from samfed_monai.core.validators import one_of, require, switch
+from samfed_monai.core.validators import one_of, switch
 from samfed_monai.networks.inferer import autocast
 from samfed_monai.networks.key_patterns import KeySplit, split_keys
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, clear_caches, crop, pad, place, side_problems
@@ -141,20 +141,20 @@ class SamNetwork(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        require(
-            one_of("network_def#decoder", decoder, Decoder),
-            switch("network_def#full", full),
-            switch("network_def#checkpointing", checkpointing),
-        )
+        problems = Problems(one_of("network_def#decoder", decoder, Decoder))
+        problems.extend(switch("network_def#full", full) + switch("network_def#checkpointing", checkpointing))
         self.sam, self.size, self.full, self.path = sam, size, full, SamPath.PERSONAL
         self.switch = ExpertSwitch()
-        if full:
-            self.key_patterns: dict[str, tuple[str, ...]] = {"shared": ("*",)}
-        else:
+        self.key_patterns: dict[str, tuple[str, ...]] = {"shared": ("*",)}
+        if not full:
             sam.requires_grad_(False)
-            apply_lora(sam.image_encoder, rank, "network_def#rank")
-            if experts != 0:
-                self.switch = apply_experts(sam.image_encoder, experts, expert_rank, top)
+            with problems.collected():
+                apply_lora(sam.image_encoder, rank, "network_def#rank")
+            with problems.collected():
+                if experts != 0:
+                    self.switch = apply_experts(sam.image_encoder, experts, expert_rank, top)
+        problems.refuse_if_any()
+        if not full:
             self.key_patterns = sam_key_patterns(
                 decoder=decoder, experts=bool(self.expert_layers), several=sam.outputs > 1
             )

@@ -223,8 +223,9 @@ def test_bfloat16_autocast_returns_float32_with_outputs():
 
 def test_invalid_arguments_are_refused_together():
     decoder = r"network_def#decoder: expected one of \['personal', 'shared', 'frozen'\], found 'own'"
-    with pytest.raises(Refused, match=rf"(?s){decoder}.*network_def#checkpointing: expected true or false, found 1"):
-        tiny_network(decoder="own", checkpointing=1)
+    others = "#checkpointing: expected true or false, found 1.*#rank: .* found 0.*#top: expected at most 4"
+    with pytest.raises(Refused, match=rf"(?s)4 problems.*{decoder}.*network_def{others}"):
+        tiny_network(decoder="own", checkpointing=1, rank=0, top=5)
 
 
 def test_catalogue_finds_sam_checkpoint(checkpoint, monkeypatch):
