@@ -1,4 +1,4 @@
-"""DRFLM: mirror ascent on the simplex by hand, site weights that follow losses, and mixup at the site."""
+"""DRFLM: mirror ascent on the simplex by hand, and site weights that follow losses."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.handlers import Guidance
-from samfed_monai.losses import weighted_pseudo_label_loss
-from samfed_monai.methods.drflm import DistributionallyRobust, LocalMixUpTerm, ascent_step
+from samfed_monai.methods.drflm import DistributionallyRobust, ascent_step
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Message, Server
-from tests.methods import engine_of
 from tests.methods.rounds import a_round, update
 
 
@@ -59,24 +56,3 @@ def test_zero_step_equals_fedavg():
         for each in (strategy, plain):
             a_round(each, answers(0.9, 0.1, round=round, counts=(1 + 2 * round, 3)), round)
         assert all(torch.equal(strategy.global_weights[name], plain.global_weights[name]) for name in ("w", "count"))
-
-
-def test_mixup_uses_same_ratio_for_images_and_labels():
-    image, seen = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)]), []
-    own = torch.tensor([0.99, 0.01, 0.75, 0.40, 0.98, 0.98, 0.98, 0.30]).view(2, 1, 2, 2)  # as sure as tau: not surer
-    guidance = Guidance(student=torch.zeros(2, 1, 2, 2), weak_view=own, guides={}, batch={"image": image})
-    torch.manual_seed(0)
-    engine = engine_of(lambda mixed: seen.append(mixed) or mixed[:, :1])
-    value = LocalMixUpTerm(tau=0.75, alpha=1.0).value(guidance, engine)
-    share = seen[0][1, 0, 0, 0].item()
-    assert 0 < share < 1
-    assert seen[0][0].unique().tolist() == pytest.approx([1 - share])
-    labels = (own > 0.5).long()
-    sure = torch.tensor([1.0, 1, 0, 0, 1, 1, 1, 0]).view(2, 1, 2, 2)
-    logits = seen[0][:, :1]
-    first = weighted_pseudo_label_loss(logits, labels, sure)
-    second = weighted_pseudo_label_loss(logits, labels.flip(0), sure.flip(0))
-    torch.testing.assert_close(value, share * first + (1 - share) * second)
-    first, second = (weighted_pseudo_label_loss(logits, x, torch.ones_like(sure)) for x in (labels, labels.flip(0)))
-    everywhere = share * first + (1 - share) * second
-    torch.testing.assert_close(engine.state.terms["local_mixup_all"], everywhere, msg="over all pixels, sure or not")

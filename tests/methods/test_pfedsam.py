@@ -14,13 +14,12 @@ from monai.inferers import SimpleInferer
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods import pfedsam
-from samfed_monai.networks import SamPath, sam_outputs
+from samfed_monai.networks import SamNetwork, SamPath, sam_outputs
 from samfed_monai.networks.sam.experts import Routing
 from samfed_monai.networks.sam.network import SamOutputs
-from tests.handlers.sam_toy import sam_trainer
-from tests.handlers.toy import next_round, toy_network, toy_trainer, weights
+from tests.handlers.toy import next_round, toy_loader, toy_network, toy_trainer, weights
 from tests.methods import engine_of
-from tests.networks.sam.tiny import tiny_network
+from tests.networks.sam.tiny import tiny_network, wake
 
 DECODER, PLAIN, TOY = ["sam.mask_decoder.*"], tiny_network(experts=0), toy_network()
 
@@ -98,6 +97,18 @@ def test_networks_without_experts_are_refused_before_training(handler, network, 
     with pytest.raises(Refused, match=message):
         trainer.run()
     assert trainer.state.iteration == 0
+
+
+def sam_trainer(
+    handlers: list[Any], *, network: SamNetwork | None = None, optimizer: Any = None, steps: int = 4
+) -> Any:
+    """MONAI's trainer of a SAM of two blocks; AdamW has a weight decay too large to overlook."""
+    if network is None:
+        network = tiny_network()
+        wake(network)
+    optimizer = optimizer or torch.optim.AdamW(network.parameter_groups(), lr=1e-3, weight_decay=0.5)
+    loader = toy_loader(keys=("image", "label"))
+    return toy_trainer(handlers, network=network, loader=loader, optimizer=optimizer, steps=steps, decollate=False)
 
 
 def weights_and_moments(engine: Any) -> dict[str, torch.Tensor]:

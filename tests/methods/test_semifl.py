@@ -1,4 +1,4 @@
-"""SemiFL: the mixup term, and a server that tunes the average on its labelled images."""
+"""SemiFL: a server that tunes the average on its labelled images."""
 
 from __future__ import annotations
 
@@ -9,31 +9,12 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from samfed_monai.core.errors import Stopped
-from samfed_monai.handlers import Guidance
-from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.methods.semifl import MixUpTerm, ServerTuned
+from samfed_monai.methods.semifl import ServerTuned
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.strategy import Server
 from tests.federation.unlike import SERVER_WIDTH, server_algorithm, toy_net
-from tests.methods import engine_of
-
-
-def test_mixup_uses_same_ratio_for_images_and_labels() -> None:
-    image, seen = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)]), []
-    chances = torch.tensor([[0.99, 0.01, 0.60, 0.40], [0.98, 0.98, 0.98, 0.30]]).view(2, 1, 2, 2)
-    guidance = Guidance(student=chances, weak_view=chances, guides={"global": chances}, batch={"image": image})
-    torch.manual_seed(0)
-    value = MixUpTerm(tau=0.95).value(guidance, engine_of(lambda mixed: seen.append(mixed) or mixed[:, :1]))
-    share = seen[0][1, 0, 0, 0].item()  # of an image of ones, with a neighbour of zeros
-    assert 0 < share < 1
-    assert seen[0][0].unique().tolist() == pytest.approx([1 - share])
-    labels = torch.tensor([[1, 0, 1, 0], [1, 1, 1, 0]]).view(2, 1, 2, 2)
-    sure = torch.tensor([[1.0, 1, 0, 0], [1, 1, 1, 0]]).view(2, 1, 2, 2)
-    logits = seen[0][:, :1]
-    own = weighted_pseudo_label_loss(logits, labels, sure)
-    other = weighted_pseudo_label_loss(logits, labels.flip(0), torch.ones_like(sure))
-    torch.testing.assert_close(value, share * own + (1 - share) * other)
+from tests.methods.rounds import a_round, update
 
 
 class Tuned(ServerTuned):
@@ -53,14 +34,11 @@ def run(tune, answers=((1, 2.0), (3, 6.0)), *, rounds=1):
     names = [f"s{index}" for index in range(2)]
     strategy.attach(Server(names, rounds, weights={"w": torch.zeros(2), "n": torch.tensor(0)}))
     for round in range(rounds):
-        strategy.configure(round)
-        updates = {
-            name: Message(
-                Kind.WEIGHTS, name, round, rounds, n=n, tensors={"w": torch.full((2,), w), "n": torch.tensor(n)}
-            )
-            for name, (n, w) in zip(names, answers, strict=False)
-        }
-        strategy.aggregate(round, updates)
+        sent = dict(zip(names, answers, strict=False))
+        options = {"round": round, "rounds": rounds}
+        a_round(
+            strategy, {site: update(site, images=n, w=[w, w], n=n, **options) for site, (n, w) in sent.items()}, round
+        )
     return strategy.global_weights
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from typing import Any
 
@@ -14,6 +15,7 @@ from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.unimatch import UniMatchTerm, feature_dropout
 from samfed_monai.networks import client_network
+from tests.handlers.toy import Shown
 from tests.methods import engine_of
 
 
@@ -59,17 +61,6 @@ def test_unsupported_encoder_output_is_refused() -> None:
         network(torch.ones(1, 3, 4, 4))
 
 
-class Mean(nn.Module):
-    """One encoder map per image, and its mean over channels as logits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.Identity()
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.encoder(image).mean(1, keepdim=True)
-
-
 def given(**kwargs: Any) -> Guidance:
     generator = torch.Generator().manual_seed(0)
     image, second = (torch.rand(2, 3, 4, 4, generator=generator) for _ in range(2))
@@ -84,20 +75,20 @@ def loss(logits: Tensor, weak: Tensor, tau: float) -> Tensor:
 
 
 def test_loss_weights_two_strong_views_and_feature_stream() -> None:
-    guidance = given()
-    value = UniMatchTerm(tau=0.8, drop=0.0).value(guidance, engine_of(Mean()))
-    streams = [guidance.student, *(guidance.batch[key].mean(1, keepdim=True) for key in ("image_strong2", "image"))]
+    guidance, network = given(), Shown()
+    value = UniMatchTerm(tau=0.8, drop=0.0).value(guidance, engine_of(network))
+    streams = [guidance.student, *(network(guidance.batch[key]) for key in ("image_strong2", "image"))]
     first, second, features = (loss(logits, guidance.weak, 0.8) for logits in streams)
     torch.testing.assert_close(value, 0.25 * first + 0.25 * second + 0.5 * features)
 
 
 def test_only_feature_stream_uses_dropped_features() -> None:
-    guidance, seen = given(), []
-    network = Mean()
+    guidance, seen, network = given(), [], Shown()
+    plain = copy.deepcopy(network)
     network.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
     UniMatchTerm(drop=0.9).value(guidance, engine_of(network))
     (second, clean), (weak, dropped) = seen
     assert second is guidance.batch["image_strong2"]
     assert weak is guidance.batch["image"]
-    assert torch.equal(clean, second.mean(1, keepdim=True))
-    assert not torch.allclose(dropped, weak.mean(1, keepdim=True))
+    assert torch.equal(clean, plain(second))
+    assert not torch.allclose(dropped, plain(weak))

@@ -9,6 +9,7 @@ from torch import nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.networks import client_network
 from samfed_monai.networks.features import LastFeatures, changed_features, encoder_maps, require_encoder
+from tests.handlers.toy import Shown
 
 
 @pytest.mark.parametrize("name", ["basic_unet", "lite0_fpn"])
@@ -37,19 +38,8 @@ def test_encoder_maps_are_ordered_from_fine_to_deep(name: str, channels: int) ->
     assert maps[-1].requires_grad
 
 
-class Halves(nn.Module):
-    """Logits of half the image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Conv2d(3, 1, 1)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.head(image / 2)
-
-
 def test_last_features_are_kept_while_listening() -> None:
-    network, image = Halves(), torch.rand(1, 3, 2, 2)
+    network, image = Shown(), torch.rand(1, 3, 2, 2)
     features = LastFeatures(network)
     network(image)
     features.listen()
@@ -58,7 +48,8 @@ def test_last_features_are_kept_while_listening() -> None:
     with torch.no_grad():
         network.train()(image)
     network(image + 1)
-    assert torch.equal(torch.stack(features.inputs), torch.stack([image, image + 1]) / 2)
+    expected = torch.stack([network.encoder(each).relu() for each in (image, image + 1)])
+    assert torch.equal(torch.stack(features.inputs), expected)
     features.listen()
     network(image)
     assert len(features.inputs) == 1, "started again, and kept once"
