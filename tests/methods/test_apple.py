@@ -12,7 +12,7 @@ from samfed_monai.protocol import Kind, Message, MessageRefused, UpdateGuard
 from samfed_monai.protocol.strategy import Server
 from tests.handlers.toy import next_round
 from tests.methods.personal import Six, numbers_of, six, six_trainer
-from tests.methods.rounds import a_round
+from tests.methods.rounds import a_round, update
 
 OWN = [1.0, 0.0, 2.0, -1.0, 4.0, 0.0]
 OTHER = [0.0, 2.0, 2.0, 1.0, 0.0, 8.0]
@@ -136,7 +136,7 @@ def server(strategy):
 
 
 def answers(sites=tuple(CORES)) -> dict[str, Message]:
-    return {site: Message(Kind.WEIGHTS, site, 0, 3, n=COUNTS[site], tensors=six(CORES[site])) for site in sites}
+    return {site: update(site, rounds=3, images=COUNTS[site], **six(CORES[site])) for site in sites}
 
 
 def test_server_sends_start_then_cores_of_other_sites():
@@ -179,7 +179,5 @@ def test_missing_answers_and_too_few_sites_are_handled():
 
 def test_fault_39_overlong_core_model_step_is_clipped():
     strategy = Apple().attach(Server(["s0", "s1"], 2, weights=six([1.0] * 6), guard=UpdateGuard(limit=2.0)))
-    strategy.configure(0)
-    far = Message(Kind.WEIGHTS, "s0", 0, 2, n=1, tensors=six([101.0] * 6))
-    strategy.aggregate(0, {"s0": far, "s1": Message(Kind.WEIGHTS, "s1", 0, 2, n=1, tensors=six([1.0] * 6))})
+    a_round(strategy, {site: update(site, rounds=2, **six([w] * 6)) for site, w in {"s0": 101.0, "s1": 1.0}.items()})
     torch.testing.assert_close(strategy.configure(1)["s1"].tensors["core_0.a"], torch.full((4,), 3.0))

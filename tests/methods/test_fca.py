@@ -131,10 +131,7 @@ def test_site_without_answer_keeps_model():
 def test_fault_39_overlong_step_is_clipped_from_sent_model():
     strategy = ClientTailored()
     strategy.attach(Server(["s0", "s1"], 1, weights={"w": torch.full((6,), 1.0)}, guard=UpdateGuard(limit=2.0)))
-    strategy.configure(0)
-    far = Message(Kind.WEIGHTS, "s0", 0, 1, n=1, tensors={"w": torch.full((6,), 101.0)})
-    near = Message(Kind.WEIGHTS, "s1", 0, 1, n=1, tensors={"w": torch.full((6,), 0.5)})
-    strategy.aggregate(0, {"s0": far, "s1": near})
+    a_round(strategy, {site: update(site, rounds=1, w=[w] * 6) for site, w in {"s0": 101.0, "s1": 0.5}.items()})
     torch.testing.assert_close(strategy.evaluation("s0")["w"], torch.full((6,), 3.0))
     assert strategy.evaluation("s1")["w"].tolist() == [0.5] * 6
 

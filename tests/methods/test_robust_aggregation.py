@@ -13,7 +13,8 @@ from samfed_monai.methods.robust import (
     squared_distance,
     weighted_mean,
 )
-from samfed_monai.protocol import Kind, Message, Server
+from samfed_monai.protocol import Server
+from tests.methods.rounds import update
 
 
 class Sum(RobustAggregation):
@@ -24,22 +25,11 @@ class Sum(RobustAggregation):
         return {"w": sum(answer.n * answer.tensors["w"] for answer in answers.values())}
 
 
-START = {"w": torch.tensor([0.5])}
-
-
-def attach() -> Sum:
-    return Sum().attach(Server(["a", "b", "c", "d"], 5, weights=START))
-
-
-def sent(site: str, value: float, n: int = 1) -> Message:
-    return Message(Kind.WEIGHTS, site, 0, 5, n=n, tensors={"w": torch.tensor([value])})
-
-
 def test_answers_are_combined_in_name_order_at_round_end():
-    strategy = attach()
+    strategy = Sum().attach(Server(["a", "b", "c", "d"], 5, weights={"w": torch.tensor([0.5])}))
     assert strategy.configure(0)["d"].tensors["w"].tolist() == [0.5]
     for site, value, n in (("c", 4.0, 2), ("a", 1.0, 1), ("b", 2.0, 3)):
-        strategy.accept(0, site, sent(site, value, n))
+        strategy.accept(0, site, update(site, rounds=5, images=n, w=[value]))
         assert strategy.global_weights["w"].tolist() == [0.5]
     strategy.finish(0)
     assert strategy.order == ["a", "b", "c"]

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from samfed_monai.methods.site_weights import LearnedWeights
-from samfed_monai.protocol import Kind, Message, Server
+from samfed_monai.protocol import Message, Server
 from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.message import MessageRefused
+from tests.methods.rounds import update
 
 SERVER = Server(["a", "b", "c"], 5, 7, weights={"w": torch.zeros(1)})
 
@@ -29,13 +30,13 @@ class GivenWeights(LearnedWeights):
 
 
 def reply(site: str, value: float, number: float, n: int) -> Message:
-    return Message(Kind.WEIGHTS, site, 0, 5, n=n, tensors={"w": torch.tensor([value])}, metrics={"term_gap": number})
+    return update(site, rounds=5, images=n, metrics={"term_gap": number}, w=[value])
 
 
 def one_round(strategy: GivenWeights, *answers: Message, round: int = 0) -> float:
     strategy.configure(round)
     for answer in answers:
-        strategy.accept(round, answer.site, answer)
+        strategy.accept(round, answer.site, answer)  # without the guard's limit of steps
     strategy.finish(round)
     return strategy.global_weights["w"].item()
 
@@ -88,7 +89,7 @@ def test_equal_start_ignores_image_counts():
 
 def test_site_without_number_is_refused():
     strategy = GivenWeights().attach(SERVER)
-    silent = Message(Kind.WEIGHTS, "a", 0, 5, n=1, tensors={"w": torch.ones(1)}, metrics={"term_other": 1.0})
+    silent = update("a", rounds=5, metrics={"term_other": 1.0}, w=[1.0])
     strategy.configure(0)
     text = (
         "message -> metrics -> term_gap: expected the mean of the term 'gap', which decides this site's weight, "
