@@ -74,7 +74,7 @@ def batch_problems(network: nn.Module, **batches: int) -> list[Problem]:
         return []
     for where, images in batches.items():
         if images < limits.least_batch:
-            expected = f"at least {limits.least_batch}, as its batch norm sees only one pixel per image"
-            hint = f"set {where} to {limits.least_batch} or more"
+            least, why = limits.least_batch, ", as its batch norm sees only one pixel per image"
+            expected, hint = f"at least {least}{why if least > 1 else ''}", f"set {where} to {least} or more"
             problems.add(f"{type(network).__name__} -> {where}", repr(images), expected, hint)
     return problems

@@ -9,6 +9,7 @@ from samfed_monai.config.variants import installed_networks
 from samfed_monai.core.errors import Refused
 from samfed_monai.networks import CLIENT_NETWORKS, client_network
 from samfed_monai.networks.features import feature_width, head_of
+from samfed_monai.networks.input_size import batch_problems
 
 SIZES = {
     "deeplabv3plus_resnet18": (48, 64),
@@ -61,6 +62,8 @@ def test_single_image_is_refused_in_training():
     with pytest.raises(Refused, match=r"batch_size: expected at least 2.*, found 1; set batch_size to 2 or more"):
         network(torch.rand(1, 3, 32, 32))
     assert network.eval()(torch.rand(1, 3, 32, 32)).shape[-2:] == (32, 32)
+    (problem,) = batch_problems(client_network("lite0_fpn"), batch_size=0)
+    assert str(problem) == "FPN -> batch_size: expected at least 1, found 0; set batch_size to 1 or more"
 
 
 def test_encoder_weights_are_loaded_from_file(tmp_path):
