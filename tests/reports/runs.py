@@ -64,6 +64,13 @@ def write_row(folder: Path, row: str, variant: str, seed: int, dice: float, *, p
     return folder
 
 
+def write_disagreement(folder: Path, site: str, *rows: str) -> None:
+    """Writes the table of what student and teacher drew at a site without masks into a run folder."""
+    own = folder / "evaluation" / "best" / site / "unlabelled"
+    own.mkdir(parents=True)
+    (own / "disagreement.csv").write_text("\n".join(["id,image_sha256,dice,estimate,mask", *rows]) + "\n")
+
+
 MIXED = {"a": "deeplabv3plus_resnet18", "b": "deeplabv3plus_resnet34"}
 
 

@@ -22,7 +22,7 @@ from samfed_monai.reports.compare_forms import (
 )
 from samfed_monai.reports.rows import ABLATIONS, ONE_NETWORK, Cell, Group, Row
 from samfed_monai.reports.run_data import RunData
-from tests.reports.runs import NO_MASKS, heterogeneous_runs, write_run
+from tests.reports.runs import NO_MASKS, heterogeneous_runs, write_disagreement, write_run
 from tests.reports.test_html import Balance
 
 
@@ -254,15 +254,8 @@ def run_without_masks(folder, dices):
         level |= {"sites": {"a": NO_MASKS, "b": NO_MASKS}, "average": NO_MASKS, "worst": dict.fromkeys(NO_MASKS)}
     write_json(folder / "results.json", {**results, "teacher": None})
     for site, found in dices.items():
-        write_disagreement(folder, site, found)
+        write_disagreement(folder, site, *(f"{i},0{i},{dice},," for i, dice in enumerate(found)))
     return folder
-
-
-def write_disagreement(folder, site, dices):
-    own = folder / "evaluation" / "best" / site / "unlabelled"
-    own.mkdir(parents=True)
-    lines = [f"{i},0{i},{dice},\n" for i, dice in enumerate(dices)]
-    (own / "disagreement.csv").write_text("id,image_sha256,dice,mask\n" + "".join(lines))
 
 
 def test_runs_without_masks_are_compared_by_disagreement(tmp_path):
@@ -283,7 +276,7 @@ def test_runs_without_masks_are_compared_by_disagreement(tmp_path):
 
 
 def test_disagreement_is_shown_beside_scores(runs):
-    write_disagreement(runs[0], "a", [0.2])
+    write_disagreement(runs[0], "a", "0,00,0.2,,")
     titles = [block.title for block in blocks(comparison_table(runs))]
     assert "Student and teacher, Dice between them" in titles
     assert "All test images" in titles

@@ -8,6 +8,7 @@ import pytest
 
 from samfed_monai.reports import RunData
 from samfed_monai.reports.html import advice_on, more_scores, render, run_summary, spread, verdict
+from tests.reports.runs import write_disagreement
 
 
 @pytest.fixture
@@ -39,13 +40,6 @@ def scores(run: RunData, *dices: float) -> None:
     folder = run.evaluation("Porto")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.csv").write_text("id,dice,hd95\n" + "".join(f"{i},{dice},1\n" for i, dice in enumerate(dices)))
-
-
-def write_disagreement(run: RunData, site: str, *rows: str) -> None:
-    """Writes the table of what student and teacher drew at a site without masks."""
-    folder = run.own_images(site)
-    folder.mkdir(parents=True)
-    (folder / "disagreement.csv").write_text("\n".join(["id,image_sha256,dice,estimate,mask", *rows]) + "\n")
 
 
 def set_teacher(run: RunData, **dices: float) -> None:
@@ -156,7 +150,7 @@ def test_advice_suggests_better_teacher(run):
 
 
 def test_advice_reports_disagreement_without_masks(run):
-    write_disagreement(run, "Porto", "a,00,0.2,,", "b,01,0.6,,")
+    write_disagreement(run.folder, "Porto", "a,00,0.2,,", "b,01,0.6,,")
     (text,) = advice_on(run)
     assert "(Dice between them 0.400 at Porto)" in text
     assert "If the teacher is wrong: what helps, in this order: public images" in text
@@ -176,7 +170,7 @@ def test_answer_has_dice_interval_places_and_next_command(two_sites):
 
 
 def test_answer_reports_unlabelled_and_withheld_sites(two_sites):
-    write_disagreement(two_sites, "Basel", "a,0,0.5,0.8,", "b,1,0.7,0.9,")
+    write_disagreement(two_sites.folder, "Basel", "a,0,0.5,0.8,", "b,1,0.7,0.9,")
     text = "Basel has no masks, student and teacher agree by a Dice of 0.60, expected Dice 0.85 (not"
     assert text in run_summary(two_sites)[0]
     two_sites.results["unscored"] = {"Basel": "no answer within 60 s"}

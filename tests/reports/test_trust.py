@@ -9,18 +9,17 @@ from samfed_monai.core.io import write_json
 from samfed_monai.metrics.quality import Calibration, Quality
 from samfed_monai.reports.html import Trust, render, trust
 from samfed_monai.reports.run_data import RunData
-from tests.reports.runs import write_run
+from tests.reports.runs import write_disagreement, write_run
 
 
 @pytest.fixture
 def run(tmp_path) -> RunData:
     """A site with labelled test images, and one with unlabelled images."""
     folder = write_run(tmp_path, "samfed", 0, 0.8)
-    tested, own = (folder / "evaluation" / "best" / site for site in ("a/test", "b/unlabelled"))
+    tested = folder / "evaluation" / "best" / "a" / "test"
     tested.mkdir(parents=True)
     (tested / "scores.csv").write_text("id,dice,iou,hd95,estimate\nx,0.5,0.4,1,0.6\ny,0.9,0.8,1,0.9\n")
-    own.mkdir(parents=True)
-    (own / "disagreement.csv").write_text("id,image_sha256,dice,estimate,mask\n<u>,00,0.2,0.75,\nv,01,0.6,1.0,\n")
+    write_disagreement(folder, "b", "<u>,00,0.2,0.75,", "v,01,0.6,1.0,")
     return RunData.read(folder)
 
 
