@@ -225,12 +225,13 @@ class AgreedTerm(Term):
     delta: float = THRESHOLDS["delta"]
     least_agreement: float = THRESHOLDS["least_agreement"]
 
-    def problems(self) -> list[Problem]:
-        problems = Problems(super().problems())
-        options = (self.teacher, self.student, self.rule, self.tau, self.delta, self.least_agreement)
+    def __post_init__(self) -> None:
+        problems, options = Problems(), (self.teacher, self.student, self.rule, self.tau, self.delta)
         with problems.collected():
-            self.settings = AgreementSettings(*options, where=self.where)
-        return problems
+            super().__post_init__()
+        with problems.collected():
+            self.settings = AgreementSettings(*options, self.least_agreement, where=self.where)
+        problems.refuse_if_any()
 
     @property
     def needs(self) -> tuple[str, ...]:
