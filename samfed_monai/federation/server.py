@@ -394,9 +394,10 @@ class RoundController:
             if self.secure is None:
                 aggregate.finish(round)
             else:
+                trained = [site for site, reply in replies.items() if isinstance(reply, Message)]
                 with clock("training"):
-                    replies |= self._sum_masked_updates(round, self.secure, replies)
-                if any(isinstance(reply, Message) for reply in replies.values()):  # else it was skipped for all
+                    replies |= self._sum_masked_updates(round, self.secure, trained)
+                if any(isinstance(replies[site], Message) for site in trained):  # else it was skipped for all
                     self._require_quorum(round, replies)
             with clock("server"):
                 self.strategy.refine(round)
@@ -449,7 +450,7 @@ class RoundController:
             raise self._too_few(f"round {round + 1} of {self.rounds}: {count} of {len(replies)} updates", failures)
 
     def _sum_masked_updates(self, round: int, secure: SecureServer, sites: Iterable[str]) -> dict[str, Failure]:
-        """Runs secure aggregation; returns failures of trained sites that are not in the sum: all if it is skipped."""
+        """Runs secure aggregation; returns failures of trained ``sites`` not in the sum: all if it is skipped."""
         where = f"round {round + 1} of {self.rounds}"
         try:
             secure.finish(round)

@@ -2,7 +2,7 @@
 
 GHSA-x6pr-233j-x5cw: ``MonaiAlgo.initialize`` executes the bundle below ``extra[APP_ROOT]``, which the FL system fills.
 GHSA-873f-pvrv-4x83: whatever reads a bundle's configuration evaluates its ``$`` and imports its ``_target_``. MONAI
-1.6.1 warns of both. On FLARE a job's plan is data (``tests/flare/test_site.py``, fault 31).
+1.6.1 warns of both. On FLARE a job's plan is data (``tests/flare/test_worker.py``, fault 31).
 """
 
 from __future__ import annotations

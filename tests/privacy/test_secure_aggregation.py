@@ -242,6 +242,7 @@ def test_repeated_round_with_missing_site_is_skipped(tmp_path, caplog):
     assert f"round 1 of 2: {why}" in caplog.text
     assert [record["sites"]["a"]["status"] for record in result.records] == ["skipped", "ok"]
     assert why in result.records[0]["sites"]["a"]["reason"]
+    assert result.records[0]["sites"]["c"]["reason"].startswith("RuntimeError in "), "its own failure"
     assert model(tmp_path, 0)["w"].eq(weights()["w"]).all(), "the model is unchanged"
     # of the first round nothing was unmasked again; in the second a and b step from the same model
     assert [images for images, _ in again] == [4]
