@@ -276,11 +276,13 @@ class RoundController:
             Refused: a site cannot take part, or, when a run is resumed and sites may be away for a while, fewer than
                 the quorum can. All sites' reasons at once.
         """
-        required = self.least if self.folder.store.rounds() else len(messages)
+        resumed = bool(self.folder.store.rounds())
+        required = self.least if resumed else len(messages)
         replies, failures = self._replies(task, messages, quorum=required)
+        able = [site for site in replies if not (resumed and site in self.unseen)]  # these train nothing
         problems = Problems()
         for site, reason in failures.items():
-            if len(replies) >= required:
+            if len(able) >= required:
                 logger.warning("%s does not take part for now: %s", site, reason)
             else:
                 problems.add(site, found=reason, expected="a site that can take part")

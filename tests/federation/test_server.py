@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -217,8 +218,8 @@ class Talkative(FixedClient):
         return {"Jane Doe": 1.0}
 
 
-def check_sites(folder: Path, *clients: FixedClient) -> None:
-    made = controller(RunFolder(folder), {client.site: client for client in clients})
+def check_sites(folder: Path, *clients: FixedClient, **options: Any) -> None:
+    made = controller(RunFolder(folder), {client.site: client for client in clients}, **options)
     made.ask(Task.CHECK, {client.site: Message(Kind.METRICS, client.site, 0, 1) for client in clients})
 
 
@@ -237,8 +238,10 @@ def test_check_requires_only_quorum_on_resume(tmp_path, caplog):
     (tmp_path / "rounds" / "000").mkdir(parents=True)
     check_sites(tmp_path, FixedClient("a"), FixedClient("b"), Unwilling("c"))
     assert "c does not take part for now: public set" in caplog.text
-    with pytest.raises(Refused, match="c: expected a site that can take part"):
-        check_sites(tmp_path, FixedClient("a"), Unwilling("b"), Unwilling("c"))
+    for unseen in ([], ["d"]):  # a hospital that only evaluates makes no quorum
+        others = [FixedClient(site) for site in unseen]
+        with pytest.raises(Refused, match="c: expected a site that can take part"):
+            check_sites(tmp_path, FixedClient("a"), Unwilling("b"), Unwilling("c"), *others, unseen=unseen)
 
 
 @pytest.mark.parametrize(
