@@ -62,7 +62,7 @@ class Plan:
         problems = schema_problems(content, SCHEMA, "plan")
         for name, value in content.items():
             try:
-                json.dumps(_plain(value), allow_nan=False)
+                json.dumps(value, allow_nan=False)
             except (TypeError, ValueError):
                 problems.append(Problem(f"plan -> {name}", "a value that JSON cannot represent", "plain values"))
         require(problems)
@@ -160,10 +160,4 @@ def split_paths(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 
 def _as_json(part: Plan | Paths) -> dict[str, Any]:
-    return {each.name: json.loads(json.dumps(_plain(getattr(part, each.name)), default=str)) for each in fields(part)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+    return {each.name: json.loads(json.dumps(getattr(part, each.name), default=str)) for each in fields(part)}
