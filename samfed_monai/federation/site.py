@@ -37,7 +37,7 @@ from samfed_monai.federation.teacher import StudentTeacher, TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics.quality import estimate_of, groups_of, metrics_of
 from samfed_monai.privacy.accounting import PrivacyLedger
-from samfed_monai.privacy.allowed import WITHHELD, allowed_of, require_public_images
+from samfed_monai.privacy.allowed import allowed_of, require_public_images
 from samfed_monai.privacy.network_check import require_plain_network
 from samfed_monai.privacy.release import ReleaseFilter
 from samfed_monai.privacy.rules import Privacy, PrivacyFloor, forbidden_problems, too_few_images
@@ -104,45 +104,6 @@ class ClientAlgoSite:
         """Ends the client."""
         if hasattr(self.client, "finalize"):
             self.client.finalize()
-
-
-_KINDS = {
-    Task.CHECK: frozenset({Kind.METRICS}),
-    Task.PREPARE: frozenset({Kind.ADAPTER, Kind.WEIGHTS, Kind.METRICS}),
-    Task.TRAIN: frozenset({Kind.WEIGHTS, Kind.SOFT_MASKS, Kind.PROTOTYPES, Kind.METRICS}),
-    Task.EVALUATE: frozenset({Kind.WEIGHTS, Kind.METRICS}),
-    **dict.fromkeys(STEPS, frozenset({Kind.SECURE})),
-}
-"""Kinds of messages that a request of each task may have."""
-
-
-def require_request(task: Task, request: Message, site: str, rounds: int) -> None:
-    """Refuses an invalid request by its header, before anything is computed for it.
-
-    Args:
-        task: the requested task.
-        request: from the server.
-        site: the site's own name.
-        rounds: of the plan.
-
-    Raises:
-        MessageRefused: another version, kind, site or round; numbers, words or a count that no request has.
-    """
-    problems = Problems()
-    with problems.collected():
-        replace(request, tensors={}).check(up=False, site=site)
-    kinds = ", ".join(sorted(kind.value for kind in _KINDS[task]))
-    planned = request.rounds == rounds and type(request.round) is int and 0 <= request.round < rounds
-    for wrong, part, found, expected in (
-        (request.kind not in _KINDS[task], "kind", Kind(request.kind).value, f"one of {kinds} for {task.value}"),
-        (not planned, "round", "a round outside the plan", f"one of {rounds} rounds"),
-        (request.metrics, "metrics", "numbers", "no metrics in a request"),
-        (request.n, "n", "another number", "0 in a request"),
-        (WITHHELD in request.extra, "extra", WITHHELD, "words that a server may send"),
-    ):
-        if wrong:
-            problems.add(f"message -> {part}", found=found, expected=expected)
-    require(problems, error=MessageRefused)
 
 
 def numeric_reply(request: Message, *, n: int = 0, metrics: Mapping[str, float] | None = None) -> Message:
@@ -249,7 +210,6 @@ class Site:
         """
         task = Task(task)
         try:
-            require_request(task, message, self.site, self.plan.rounds)
             self.release.require_answerable(task, message)
             reply = self._run_task(task, message)
         except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from samfed_monai.privacy.accounting import PrivacyLedger, count_releases, epsil
 from samfed_monai.privacy.allowed import (
     EFFORT,
     OWN_NETWORK,
+    WITHHELD,
     Allowed,
     seen_problems,
     statistic_problems,
@@ -29,6 +30,7 @@ from samfed_monai.privacy.allowed import (
 from samfed_monai.privacy.audit import AuditLog
 from samfed_monai.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
 from samfed_monai.privacy.rules import DifferentialPrivacy, Privacy, forbidden_problems
+from samfed_monai.privacy.secure_aggregation import STEPS
 from samfed_monai.protocol.compression import Sender
 from samfed_monai.protocol.message import METRIC_NAMES, STATISTICS, VERSION, Kind, Message, MessageRefused, wire_size
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule, limited, split_statistics, with_statistics
@@ -51,6 +53,14 @@ MOST_EVALUATIONS = 32
 #: between. Each is an update from weights that the server chose.
 MOST_TRAININGS = 32
 _ECHOED = ("site", "round", "rounds", "seed")
+_KINDS = {
+    Task.CHECK: frozenset({Kind.METRICS}),
+    Task.PREPARE: frozenset({Kind.ADAPTER, Kind.WEIGHTS, Kind.METRICS}),
+    Task.TRAIN: frozenset({Kind.WEIGHTS, Kind.SOFT_MASKS, Kind.PROTOTYPES, Kind.METRICS}),
+    Task.EVALUATE: frozenset({Kind.WEIGHTS, Kind.METRICS}),
+    **dict.fromkeys(STEPS, frozenset({Kind.SECURE})),
+}
+"""Kinds of messages that a request of each task may have."""
 
 
 @dataclass(eq=False)
@@ -61,7 +71,7 @@ class ReleaseFilter:
     must be those of the request) and with the method's declaration (:func:`undeclared_parts`), small counts are
     withheld, noise is added if the run has it, weights are compressed if the plan says so, and a line is written to the
     audit file. Anything that is not on the list is refused, and its name or value is not repeated. A message whose line
-    cannot be written does not leave.
+    cannot be written does not leave. :meth:`require_answerable` checks the request, before the site works on it.
 
     Args:
         site: the site's name.
@@ -146,24 +156,33 @@ class ReleaseFilter:
         require(self._statistics_problems(self.allowed()), error=MessageRefused)
 
     def require_answerable(self, task: Task, request: Message) -> None:
-        """Refuses, before any computation, a request to which no reply may leave.
+        """Refuses, before any computation, an invalid request by its header, and one to which no reply may leave.
 
         Raises:
-            MessageRefused: another site, a round that the plan does not have, or one with too many replies.
+            MessageRefused: another version, kind, site or round; numbers, words or a count that no request has; a round
+                with too many replies.
         """
-        require(self._request_problems(task, request), error=MessageRefused)
-
-    def _request_problems(self, task: Task, request: Message) -> Iterator[Problem]:
-        if request.site != self.site:
-            yield Problem("message -> site", "another site", "this site")
-        if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
-            yield Problem("message -> round", "a round of another plan", f"one of {self.rounds} rounds")
+        problems = Problems()
+        with problems.collected():
+            replace(request, tensors={}).check(up=False, site=self.site)
+        kinds, round, rounds = ", ".join(sorted(kind.value for kind in _KINDS[task])), request.round, self.rounds
+        planned = rounds is None or (request.rounds == rounds and type(round) is int and 0 <= round < rounds)
+        for wrong, part, found, expected in (
+            (request.kind not in _KINDS[task], "kind", Kind(request.kind).value, f"one of {kinds} for {task.value}"),
+            (not planned, "round", "a round outside the plan", f"one of {rounds} rounds"),
+            (request.metrics, "metrics", "numbers", "no metrics in a request"),
+            (request.n, "n", "another number", "0 in a request"),
+            (WITHHELD in request.extra, "extra", WITHHELD, "words that a server may send"),
+        ):
+            if wrong:
+                problems.add(f"message -> {part}", found=found, expected=expected)
         for limited_task, what, counts, most in (
             (Task.EVALUATE, "evaluations", self.evaluations, MOST_EVALUATIONS),
             (Task.TRAIN, "trainings", self.trainings, MOST_TRAININGS),
         ):
-            if task == limited_task and counts[request.round] >= most:
-                yield Problem(what, "one more", f"at most {most} in a round", "start a new run with another name")
+            if task == limited_task and planned and counts[round] >= most:
+                problems.add(what, "one more", f"at most {most} in a round", "start a new run with another name")
+        require(problems, error=MessageRefused)
 
     def _statistics_problems(self, allowed: Allowed) -> list[Problem]:
         has_noise = self.privacy.differential_privacy is not None  # statistics are then sent back as received
@@ -193,7 +212,6 @@ class ReleaseFilter:
         problems = _header_problems(request, reply)
         if reply.tensors and task != Task.TRAIN:
             problems.add("message -> tensors", "tensors without training", "metrics only")
-        problems.extend(self._request_problems(task, request))
         weights, statistics = _split(reply)
         problems.extend(tensor_problems(replace(reply, tensors=weights) if statistics else reply, allowed))
         requested_statistic = request.extra.get(STATISTICS)

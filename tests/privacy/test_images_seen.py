@@ -170,7 +170,7 @@ HEADERS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_fault_103_request_header_is_checked_before_work(node, monkeypatch):
+def test_faults_87_and_103_request_header_is_checked_before_work(node, monkeypatch):
     site, worked = node({}), []
     monkeypatch.setattr(site, "_run_task", lambda *_: worked.append(1))
     for fields, match in HEADERS:
@@ -179,7 +179,7 @@ def test_fault_103_request_header_is_checked_before_work(node, monkeypatch):
             with pytest.raises(MessageRefused, match=match):
                 site.answer(task, request)
     site.release.trainings[0] = MOST_TRAININGS
-    with pytest.raises(MessageRefused):
+    with pytest.raises(MessageRefused, match="trainings: expected at most 32 in a round, found one more"):
         site.answer(Task.TRAIN, request_to(site, Task.TRAIN))
     assert worked == []
     assert [line["outcome"] for line in read_lines(site)] == ["failed"] * (2 * len(HEADERS) + 1)
