@@ -136,6 +136,9 @@ class ReleaseFilter:
         except MessageRefused as refused:
             self._write(task, request, outcome="refused", problems=[str(each) for each in refused.problems])
             raise
+        except Exception as error:  # of the ledger's disk, for instance
+            self.write_failure(task, request, error)
+            raise
         masked = self.privacy.secure_aggregation is not None and bool(message.tensors)
         self._write(task, request, outcome="masked" if masked else "sent", **{**content, "noise": None, **record})
         self.evaluations[request.round] += task == Task.EVALUATE

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -181,6 +182,15 @@ def test_every_outcome_is_written_to_audit(tmp_path):
     assert (named["metrics"], len(many["metrics"])) == (["seconds", "dice_class_1"], 64)
     assert [line["outcome"] for line in (masked, sent)] == ["masked", "sent"]
     assert SECRET not in path.read_text()
+
+
+def test_unexpected_failure_of_filter_is_written_to_audit(tmp_path):
+    gate = noisy(tmp_path)
+    gate.ledger = SimpleNamespace(enter=Mock(side_effect=OSError(28, "No space left", f"/data/{SECRET}")))
+    with pytest.raises(OSError, match="No space left"):
+        gate(Task.TRAIN, request(tensors=RECEIVED), reply())
+    [line] = read_audit(tmp_path / "audit.jsonl")
+    assert (line["outcome"], line["problems"][0][:33]) == ("failed", "OSError (No space left on device)")
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/dev/full"), reason="needs a device that is full")
