@@ -77,10 +77,20 @@ def require_own_images(plan: Plan, paths: Paths, site: str) -> None:
     require(deviations(*contents))
 
 
-def build_network(config: WorkflowConfig, name: str, overrides: Mapping[str, Any] | None = None) -> nn.Module:
-    """Builds a network by name as ``train.json``, with a site's ``overrides``, declares it, without loading weights."""
+def build_network(
+    config: WorkflowConfig, name: str, overrides: Mapping[str, Any] | None = None, *, seed: int | None = 0
+) -> nn.Module:
+    """Builds a network as ``train.json`` declares it, without loading weights.
+
+    Args:
+        config: the run's ``train.json``.
+        name: of the network.
+        overrides: a site's.
+        seed: of the random numbers drawn here, 0 if they are not used; ``None`` continues from the present state.
+    """
     changed = config.with_overrides({**(overrides or {}), "network_name": name})
-    network: nn.Module = without_pretraining(changed.parser()).get_parsed_content("network_def")
+    with own_random_state(seed):
+        network: nn.Module = without_pretraining(changed.parser()).get_parsed_content("network_def")
     return network
 
 
@@ -232,8 +242,7 @@ class Participants:
 
     def learned(self) -> frozenset[str]:
         """Names of the server network's trained weights; the rest is frozen, or running statistics and counters."""
-        with own_random_state(0):  # random numbers drawn here are not used
-            return frozenset(trained_weights(build_network(self.config, self.server_network)))
+        return frozenset(trained_weights(build_network(self.config, self.server_network)))
 
     def costs(self) -> dict[str, dict[str, float]]:
         """Cost of one image for each of the sites' networks (:func:`.cost_of`); empty for SAM, which is not built."""
@@ -298,7 +307,7 @@ class Participants:
             guard=guard,
             algorithm=algorithm if self.config.optional_id("client_algorithm") else None,
             networks={
-                site: partial(build_network, self.config, name, self.overrides[site])
+                site: partial(build_network, self.config, name, self.overrides[site], seed=None)
                 for site, name in self.networks.items()
             },
             has_personal_part=start is not None and self.strategy.exchange.alike and bool(start.split.personal),

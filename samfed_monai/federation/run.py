@@ -436,7 +436,7 @@ class Run:
             starts, personal = {}, participants.config.optional("personal") or ()
             for name in participants.all_networks:
                 weights = self._warm_weights(name, trunk, **({"steps": 0} if self._warm_start_is_late else {}))
-                build = partial(build_network, participants.config, name)
+                build = partial(build_network, participants.config, name, seed=None)
                 starts[name] = Start.of(build, weights, personal=personal, seed=plan.seed)
             images = server.send_initial_weights(participants.first_weights(starts))
         first = starts.get(participants.server_network)

@@ -72,8 +72,7 @@ class StartingPoint:
             found, expected = str(sam_here)[:12], f"{trained_on[:12]}, on which {path.name} was trained"
             problems.append(Problem("SAM's weights", found, expected, "install that checkpoint: samfed weights"))
         require(problems)
-        with own_random_state(derive_seed(0, "server", "start_from")):  # random numbers drawn here are not used
-            network = build_network(participants.config, name)
+        network = build_network(participants.config, name)
         return cls(Path(source).expanduser().resolve().name, sha256_file(path), trained_weights(network, path))
 
 

@@ -26,7 +26,6 @@ from samfed_monai.core.model_file import (
     settings_of,
 )
 from samfed_monai.core.process_setup import best_device
-from samfed_monai.core.training_state import own_random_state
 from samfed_monai.core.validators import require, switch
 from samfed_monai.data import DataList, public_hash
 from samfed_monai.data.records import label_settings
@@ -300,7 +299,7 @@ class StudentTeacher(nn.Module):
         if missing := [name for name in ("network_name", "image_size") if name not in trained]:
             found, expected = f"a file without {' and '.join(missing)}", "weights with their settings in the header"
             raise refused(MASKS_FROM, found, expected)
-        network = _untrained(config, trained["network_name"], path)
+        network = build_network(config, trained["network_name"], network_overrides(path))
         network.load_state_dict(trained_weights(network, path))
         teacher = cls(
             network,
@@ -349,7 +348,7 @@ def pack_model(source: str | Path, participants: Participants) -> bytes:
     if is_sam(config, header["network_name"]):
         expected, hint = "a network without frozen weights of SAM", "give a run or a weights file of a light network"
         raise refused(MASKS_FROM, header["network_name"], expected, hint)
-    network = _untrained(config, header["network_name"], path)
+    network = build_network(config, header["network_name"], network_overrides(path))
     stream = BytesIO()
     tensor_file.write(stream, trained_weights(network, path), header)
     return stream.getvalue()
@@ -358,8 +357,3 @@ def pack_model(source: str | Path, participants: Participants) -> bytes:
 def _require_alike(path: Path, config: WorkflowConfig) -> None:
     settings = {"image_size": config.value("image_size"), "classes": config.optional("classes") or ["foreground"]}
     require(replace(each, where=f"{MASKS_FROM} -> {each.where}") for each in setting_differences(path, settings))
-
-
-def _untrained(config: WorkflowConfig, name: str, path: Path) -> nn.Module:
-    with own_random_state(0):  # random numbers drawn here are not used
-        return build_network(config, name, network_overrides(path))
