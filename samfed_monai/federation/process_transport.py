@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from samfed_monai.federation.child_process import Child, ChildDied, Reply, serve
 from samfed_monai.federation.plan import AUTO, Paths, Plan
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.run_folder import state_file
-from samfed_monai.federation.site_worker import SiteWorker
+from samfed_monai.federation.site_worker import SiteWorker, stored_states
 from samfed_monai.federation.wire_transport import Request, WireTransport
 from samfed_monai.protocol.message import MessageRefused
 from samfed_monai.protocol.transport import Task, scrub
@@ -115,9 +116,7 @@ class ProcessTransport(WireTransport, AbstractContextManager["ProcessTransport"]
         super().save_state(folder)
         digests = {}
         for site in self.sites:
-            states = (self._states / as_file_name(site)).glob("*.safetensors")
-            newest = max(states, key=lambda path: int(path.stem), default=None)
-            if newest is not None:
+            for newest in list(stored_states(self._states / as_file_name(site)).values())[-1:]:
                 _link(newest, Path(folder) / state_file(site))
                 digests[state_file(site)] = tensor_file.state_digest(newest)
         return digests
@@ -271,23 +270,19 @@ def _start(settings: Mapping[str, Any]) -> Callable[[dict[str, Any], bytes], Rep
     return handle
 
 
-class _Log(logging.Handler):
+class _Log(BufferingHandler):
     """Keeps log records until they are sent."""
 
     def __init__(self, level: int) -> None:
-        super().__init__()
+        super().__init__(sys.maxsize)
         self.addFilter(is_first)
-        self._records: list[tuple[str, int, str]] = []
         logging.getLogger().addHandler(self)
         logging.getLogger("samfed_monai").setLevel(level)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self._records.append((record.name, record.levelno, self.format(record)))
-
     def take(self) -> list[tuple[str, int, str]]:
         """Returns the records logged since the last call."""
-        records, self._records = self._records, []
-        return records
+        records, self.buffer = self.buffer, []
+        return [(record.name, record.levelno, self.format(record)) for record in records]
 
 
 def describe_error(error: Exception) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from samfed_monai.core.model_file import BASE_SAM, USAGE, read_header, run_setti
 from samfed_monai.core.run_log import run_record
 from samfed_monai.federation.run_folder import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore, state_file
 from samfed_monai.federation.site_network import split_state
+from samfed_monai.federation.site_worker import stored_states
 
 
 def site_state(folder: str | Path, *, site: str, run: str, round: int) -> dict[str, Tensor]:
@@ -35,9 +36,8 @@ def site_state(folder: str | Path, *, site: str, run: str, round: int) -> dict[s
     if folder.name != site or (run and folder.parent.name != run):
         expected = f"the folder of this run and site, state/{run or 'RUN'}/{site} in the site's cache_dir"
         raise refused("--states", found=str(folder), expected=expected)
-    rounds = [int(path.stem) for path in folder.glob("*.safetensors") if path.stem.lstrip("-").isdecimal()]
-    newest = max((number for number in rounds if number <= round), default=None)
-    weights = split_state(safe_load(folder / f"{newest:03d}.safetensors"))[0] if newest is not None else {}
+    states = [path for number, path in stored_states(folder).items() if number <= round]
+    weights = split_state(safe_load(states[-1]))[0] if states else {}
     if not weights:
         expected = f"a state with the site's own values, of round {round} or before"
         hint = "a site keeps the states of its newest three runs; repeat the run"

@@ -67,6 +67,12 @@ class SiteWorker:
 PREPARED = -1
 
 
+def stored_states(folder: Path) -> dict[int, Path]:
+    """A site's states in a folder, by round in ascending order."""
+    files = {path.stem: path for path in folder.glob("*.safetensors")}
+    return dict(sorted((int(name), files[name]) for name in files if name.removeprefix("-").isdecimal()))
+
+
 class SiteState:
     """The round of a site's current state, and the files of the states of other rounds.
 
@@ -98,7 +104,7 @@ class SiteState:
             found, hint = f"none (a site keeps states of its newest {KEPT_RUNS} runs)", "start a run with another name"
             raise message_refused("state", found, "this run's state", hint)
         last_round = round - 1 if task == Task.TRAIN else round
-        stored = [number for number in self._stored_rounds() if number <= last_round]
+        stored = [number for number in stored_states(self.folder) if number <= last_round]
         if not stored or stored[-1] == self.loaded_round:
             return
         self.loaded_round = None
@@ -124,19 +130,15 @@ class SiteState:
         self.loaded_round = number
         if number == PREPARED:
             return  # a resumed run is prepared again, and still needs its states
-        stored = self._stored_rounds()
+        stored = stored_states(self.folder)
         # for a round that this site missed, the newest one before it
         needed = {max((other for other in stored if other <= last), default=PREPARED) for last in (*keep, number - 1)}
-        for other in stored:
-            if other not in needed | {PREPARED, number}:
-                self._path(other).unlink(missing_ok=True)
+        for other in stored.keys() - needed - {PREPARED, number}:
+            stored[other].unlink(missing_ok=True)
 
     def failed(self) -> None:
         """Marks the current state as unknown after a failed task."""
         self.loaded_round = None
-
-    def _stored_rounds(self) -> list[int]:
-        return sorted(int(path.stem) for path in self.folder.glob("*.safetensors"))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:03d}.safetensors"
