@@ -18,7 +18,7 @@ from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import append_line
 from samfed_monai.privacy.accounting import count_releases, epsilon, epsilon_of
 from samfed_monai.privacy.audit import with_time
-from samfed_monai.protocol.message import Kind, Message, message_refused
+from samfed_monai.protocol.message import Message, message_refused
 
 if TYPE_CHECKING:
     from samfed_monai.privacy.rules import CentralPrivacy
@@ -34,7 +34,6 @@ FILE_NAME = "privacy.jsonl"
 #: The unit of privacy of noise at the server, as worded in ``results.json`` and in the report.
 UNIT = "the steps of one site, counted as none"
 _CLIP = "central_clip"
-_MEAN = "mean"  # in place of a site's name
 _NEUTRAL = 0.5  # probability to compare a mask with if no mask was received
 
 
@@ -235,9 +234,8 @@ class CentralNoise:
             clip = next_clip(clip, within, quantile=self.settings.quantile, rate=self.settings.clip_rate)
             logger.info("round %d: from now on, steps are clipped to %.3g", round + 1, clip)
         self.load_state_dict({_CLIP: torch.tensor(clip, dtype=torch.float64)})
-        server = self.strategy.server
-        update = Message(Kind.WEIGHTS, _MEAN, round, server.rounds, server.seed, n=sites, tensors=mean)
-        self.strategy.accept(round, _MEAN, update)
+        update = self.strategy.mean_update(round, mean, sites)
+        self.strategy.accept(round, update.site, update)
         self.strategy.finish(round)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ SECRET, KEYS, SHARE = 32, 64, 66
 SEALED = 12 + 2 * SHARE + 16
 Rows = Mapping[int, bytes]
 """Bytes by member: keys, sealed shares or shares."""
-_TABLE, _VECTOR, _MEAN = "table", "masked", "mean"
+_TABLE, _VECTOR = "table", "masked"
 
 
 def split_secret(secret: bytes, holders: Sequence[int], threshold: int) -> dict[int, bytes]:
@@ -507,10 +507,9 @@ class SecureServer:
         total, survivors = self._sum(round, images)
         weight, like = sum(images[site] for site in survivors), self.strategy.global_weights
         mean = as_mean(total, like, weight=weight, fraction_bits=self.settings.fraction_bits)
-        server = self.strategy.server
-        update = Message(Kind.WEIGHTS, _MEAN, round, server.rounds, server.seed, n=weight, tensors=mean)
+        update = self.strategy.mean_update(round, mean, weight)
         update.check(up=False, like=like)
-        self.strategy.take(round, _MEAN, update)
+        self.strategy.take(round, update.site, update)
         self.strategy.finish(round)
 
     def _started_members(self, round: int) -> list[str]:

@@ -301,6 +301,10 @@ class Strategy(ABC):
         server, extra = self.server, {**self.requirements(), **extra}
         return Message(kind, site, round, server.rounds, server.seed, tensors=dict(tensors), extra=extra)
 
+    def mean_update(self, round: int, tensors: Mapping[str, Tensor], n: int) -> Message:
+        """The mean of all replies as one update, of ``n`` images, for a strategy that needs no more."""
+        return replace(self.message("mean", round, Kind.WEIGHTS, tensors), n=n, extra={})
+
 
 class ClientAlgorithm(ABC):
     """Data that a site receives and sends, ``client_algorithm`` in a bundle; ``null`` replaces weights (FedAvg).
