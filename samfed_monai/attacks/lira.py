@@ -16,6 +16,7 @@ from samfed_monai.core.errors import refused
 from samfed_monai.core.io import canonical_hash, read_json, write_json
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.training_state import own_random_state
 
 LEAST_SHADOWS = 16
 _BATCH = 8  # images in a step of a shadow model
@@ -139,8 +140,7 @@ def train(target: Target, pool: Images, which: np.ndarray, *, steps: int, seed: 
         seed: seed of the network and of the batches; the process's random state is restored.
     """
     labels = target.masks_of(pool, len(pool))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with own_random_state(seed):
         network = target.fresh().train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=target.learning_rate)
         for _ in range(steps):

@@ -72,12 +72,11 @@ def restored_after(network: nn.Module, frozen: Collection[str] = ()) -> Iterator
 LOADER_IDS = {"validation": "validate#dataloader", "test": "test#dataloader"}
 
 
-def private_count(workflow: Any) -> int:
+def private_count(parser: Any) -> int:
     """Number of distinct images a bundle trains on: of ``unlabelled#dataset``, else ``train#dataset``; 0 without both.
 
     It is the length of a data set that neither is nor wraps one of this package's.
     """
-    parser = getattr(workflow, "parser", None)
     for name in ("unlabelled#dataset", "train#dataset"):
         dataset = parsed(parser, name)
         if isinstance(dataset, SplitDataset):
@@ -284,7 +283,7 @@ class SamFedAlgo(MonaiAlgo):
         if self.trainer is None:
             return 0
         with own_random_state(derive_seed(0, str(self.client_name), "count")):
-            return private_count(self.train_workflow)
+            return private_count(self._parser)
 
     def get_weights(self, extra: dict | None = None) -> ExchangeObject:
         """Returns a copy of the weights with the number of private images, mean loss terms, and seconds."""
@@ -307,7 +306,7 @@ class SamFedAlgo(MonaiAlgo):
         terms = {f"term_{name}": float(value) for name, value in means.items() if math.isfinite(value)}
         reply.metrics = {"seconds": self._train_seconds, "iterations": iterations, **sendable(terms)}
         call = self._last_call or Call.of(self.client_name)
-        reply[HEADER] = call.header(kind, n=private_count(self.train_workflow))
+        reply[HEADER] = call.header(kind, n=private_count(self._parser))
         return reply
 
     def evaluate(self, data: ExchangeObject, extra: dict | None = None) -> ExchangeObject:

@@ -102,8 +102,7 @@ class ClientAlgoSite:
 
     def finalize(self) -> None:
         """Ends the client."""
-        if hasattr(self.client, "finalize"):
-            self.client.finalize()
+        self.client.finalize()
 
 
 def numeric_reply(request: Message, *, n: int = 0, metrics: Mapping[str, float] | None = None) -> Message:

@@ -58,8 +58,7 @@ class PlannedRun:
         return tuple(sorted((*self.plan.sites, *self.plan.unseen)))
 
 
-_PATHS = ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "adapter", "start_from", "masks_from")
-_READ = frozenset(f"job#{name}" for name in (*(each.name for each in fields(Plan)), *_PATHS))
+_READ = frozenset(f"job#{each.name}" for each in (*fields(Plan), *fields(Paths))) - {"job#workers", "job#verify"}
 """Ids of ``federate.json`` that a job is planned from, or refused for; others are in each participant's own file."""
 
 _HERE = _READ | {"report"}
