@@ -151,12 +151,13 @@ class Run:
         started, plan, paths = time.perf_counter(), self.plan, self.paths
         if make_transport is not None:
             require_no_paths_of_sites(paths)
-        datalist, participants, start_adapt = self.datalist, self.participants, self._check()
+        datalist, participants = self.datalist, self.participants
+        self._check()
         require_writable(paths.cache)
         caveats = self._unseen_site_caveats()
-        hashes = {"datalist": datalist.hash, **self._weight_hashes(start_adapt), **participants.sam_fingerprint()}
+        hashes = {"datalist": datalist.hash, **self._weight_hashes(), **participants.sam_fingerprint()}
         folder, seeds = RunFolder(paths.output_dir), {"seed": plan.seed}
-        with folder.open(self._settings(start_adapt), versions=versions(), hashes=hashes, seeds=seeds):
+        with folder.open(self._settings(), versions=versions(), hashes=hashes, seeds=seeds):
             log.into(folder.path)
             own_list = datalist if make_transport is None else datalist.for_server()
             require(leaks(own_list))  # also of sites with data roots of their own
@@ -171,7 +172,7 @@ class Run:
                         resolved, paths.bundle_root, datalist, site, participants.sam_fingerprint(site)
                     )
                 )
-                preparation, teacher_sha256 = self._prepare(server, context, start_adapt)
+                preparation, teacher_sha256 = self._prepare(server, context)
                 caveats += folder.record_teacher(teacher_sha256) if teacher_sha256 is not None else []
                 with Tracking(folder.path) as server.on_round:
                     result = server.run()
@@ -205,9 +206,7 @@ class Run:
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
 
-    def _prepare(
-        self, server: RoundController, context: ProcessContext, start_adapt: str
-    ) -> tuple[dict[str, Any], str | None]:
+    def _prepare(self, server: RoundController, context: ProcessContext) -> tuple[dict[str, Any], str | None]:
         """Makes the teacher and its masks, scores it, and sends the sites their initial weights.
 
         Returns:
@@ -220,7 +219,7 @@ class Run:
         if entry is not None:
             costs["teacher"] = {key: entry[key] for key in ("parameters", "milliseconds", "memory_bytes")}
             scores = server.teacher_scores(self.teacher.scored)
-        self._start_sites(server, self._trunk(start_adapt))
+        self._start_sites(server)
         traffic = total_traffic([], server.transport.take_traffic().values())
         entries = {"teacher": entry, "teacher_scores": scores, "costs": costs, "preparation": traffic}
         return entries, teacher_sha256
@@ -265,17 +264,13 @@ class Run:
         sites = {name: [item.sha256 for item in site.validation] for name, site in datalist.sites.items()}
         write_quality(Quality(calibration, colours, digests_of(sites) if calibration else ()), self.paths.output_dir)
 
-    def _check(self) -> str:
-        """Refuses settings that cannot work, before anything is written or sent to a site.
-
-        Returns:
-            How the teacher that networks start from is adapted, see :meth:`_start_adapt`.
-        """
+    def _check(self) -> None:
+        """Refuses settings that cannot work, before anything is written or sent to a site."""
         participants, variant = self.participants, self.plan.variant
         for note in notes_on_statistics(self.privacy, participants.strategy, variant):
             logger.warning("%s", note)
-        datalist, sites, start_adapt = self.datalist, len(participants.sites), "none"
-        problems = Problems(plan_problems(self.plan, self.paths, participants, datalist, sites=sites))
+        sites = len(participants.sites)
+        problems = Problems(plan_problems(self.plan, self.paths, participants, self.datalist, sites=sites))
         with problems.collected():
             participants.dry_run()
         overrides = participants.overrides.items()
@@ -287,10 +282,9 @@ class Run:
             if self.start is None:
                 require_starts(participants.config, participants.all_networks)
         with problems.collected():
-            start_adapt = self._start_adapt()
-            self.teacher.dry_run(start_adapt if self.adapt == "off" and start_adapt != "none" else self.adapt)
+            starts = self.adapt == "off" and self._start_adapt != "none"
+            self.teacher.dry_run(self._start_adapt if starts else self.adapt)
         problems.refuse_if_any()
-        return start_adapt
 
     @cached_property
     def _convention(self) -> dict[str, Any]:
@@ -316,10 +310,10 @@ class Run:
             for site in sites.values():
                 site.finalize()
 
-    def _settings(self, start_adapt: str) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         plan, adapt = self.plan, self.adapt
         # the teacher that networks start from, if there is no other
-        start_teacher = plan.teacher if adapt == "off" and start_adapt != "none" else {}
+        start_teacher = plan.teacher if adapt == "off" and self._start_adapt != "none" else {}
         guard = {name: value for name, value in plan.update_guard.items() if value is not None}
         return {
             "variant": plan.variant,
@@ -337,10 +331,10 @@ class Run:
             **({"compression": plan.compression} if plan.compression != NONE else {}),
         }
 
-    def _weight_hashes(self, start_adapt: str) -> dict[str, str]:
+    def _weight_hashes(self) -> dict[str, str]:
         hashes = {"start": self.start.sha256} if self.start is not None else {}
         hashes |= {"masks_from": sha256_bytes(self.student)} if self.student is not None else {}
-        if start_adapt == "none" and (self.adapt == "off" or self.student is not None):
+        if self._start_adapt == "none" and (self.adapt == "off" or self.student is not None):
             return hashes
         if not self.paths.adapter and (sha256 := self.teacher.start_sha256) is not None:
             hashes["teacher_start"] = sha256
@@ -371,6 +365,7 @@ class Run:
             context.teacher = None  # frees its memory: the rounds do not need it
         return {**entry, **cost_of(teacher, teacher.size, infer=teacher.probabilities)}, teacher.sha256
 
+    @cached_property
     def _start_adapt(self) -> str:
         """How the teacher whose trunk the networks start from is adapted; ``none`` if no network starts from one.
 
@@ -393,9 +388,10 @@ class Run:
         logger.info("start: MobileSAM's own trunk; %s", reason)
         return "none"
 
-    def _trunk(self, adapt: str) -> Path | None:
+    @cached_property
+    def _trunk(self) -> Path | None:
         """The adapter of the teacher that the networks start from; fits it if there is none yet."""
-        if adapt == "none":
+        if (adapt := self._start_adapt) == "none":
             return None
         with self.clock("teacher"):
             return self.teacher.file or self.teacher.adapter(
@@ -423,7 +419,7 @@ class Run:
             compression=Compression.of(plan.compression),
         )
 
-    def _start_sites(self, server: RoundController, trunk: Path | None) -> None:
+    def _start_sites(self, server: RoundController) -> None:
         """Runs the warm start and sets the initial weights of every site and of the server's strategy."""
         plan, participants = self.plan, self.participants
         if self.start is not None:
@@ -435,14 +431,14 @@ class Run:
         with self.clock("warm_start"):
             starts, personal = {}, participants.config.optional("personal") or ()
             for name in participants.all_networks:
-                weights = self._warm_weights(name, trunk, **({"steps": 0} if self._warm_start_is_late else {}))
+                weights = self._warm_weights(name, **({"steps": 0} if self._warm_start_is_late else {}))
                 build = partial(build_network, participants.config, name, seed=None)
                 starts[name] = Start.of(build, weights, personal=personal, seed=plan.seed)
             images = server.send_initial_weights(participants.first_weights(starts))
         first = starts.get(participants.server_network)
         server_side = participants.server(rounds=plan.rounds, seed=plan.seed, start=first, guard=self.guard)
         if self._warm_start_is_late:
-            server_side = replace(server_side, warm_start=partial(self._late_warm_start, trunk))
+            server_side = replace(server_side, warm_start=self._late_warm_start)
         strategy = participants.strategy.attach(server_side)
         if (secure := self.privacy.secure_aggregation) is not None:
             sum_file = server.folder.path / "secure_sum.json"
@@ -470,7 +466,7 @@ class Run:
         """Warm-start steps of the server's network on the public images; 0 without such images."""
         return self.warm_start_config(self.participants.server_network)[1] if self.datalist.public else 0
 
-    def _warm_weights(self, network: str, trunk: Path | None, **replaced: Any) -> dict[str, Tensor]:
+    def _warm_weights(self, network: str, **replaced: Any) -> dict[str, Tensor]:
         """A network's weights after its warm start; ``replaced`` replaces arguments of :func:`warm_start`."""
         config, steps = self.warm_start_config(network)
         options: dict[str, Any] = {
@@ -478,7 +474,7 @@ class Run:
             "steps": steps,
             "seed": self.plan.seed,
             "cache_dir": self.paths.cache,
-            "trunk": trunk if takes_teacher(network) else None,
+            "trunk": self._trunk if takes_teacher(network) else None,
             "held_out": self.plan.warm_start_held_out,
             **replaced,
         }
@@ -488,10 +484,10 @@ class Run:
         options |= {"initial_weights": initial} if initial else {}
         return {**initial, **warm_start(config, **options)[0]}
 
-    def _late_warm_start(self, trunk: Path | None, weights_so_far: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _late_warm_start(self, weights_so_far: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Warm start of a run whose strategy starts with other rounds: continues from the weights of those."""
         with self.clock("warm_start"):
-            weights = self._warm_weights(self.participants.server_network, trunk, initial_weights=weights_so_far)
+            weights = self._warm_weights(self.participants.server_network, initial_weights=weights_so_far)
         return {name: weights[name] for name in weights_so_far}
 
 

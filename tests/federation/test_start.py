@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,12 +23,8 @@ from samfed_monai.reports.run_data import RunData
 from samfed_monai.results import validate_results
 from tests.federation.fake_sam import fake_sam, fitted
 from tests.federation.test_job import CLIENT, job
-from tests.federation.toys import same
+from tests.federation.toys import model_of, same
 from tests.methods import present
-
-
-def model_of(folder: Path, round: int) -> dict[str, torch.Tensor]:
-    return safe_load(folder / "rounds" / f"{round:03d}" / "global.safetensors")
 
 
 def test_federation_starts_from_weights_of_earlier_run(small_federation, finished, tmp_path, caplog, monkeypatch):
@@ -51,7 +46,7 @@ def test_federation_starts_from_weights_of_earlier_run(small_federation, finishe
 def test_warm_start_continues_from_given_weights(small_federation, finished, tmp_path):
     made = job(small_federation, tmp_path / "b", start_from=str(finished), warm_start_steps=1)
     run = Run(made.plan, made.paths)
-    warm, start = run._warm_weights(run.participants.server_network, None), model_of(finished, 0)
+    warm, start = run._warm_weights(run.participants.server_network), model_of(finished, 0)
     assert warm.keys() == start.keys()
     # one step of Adam from there moves no weight farther than the learning rate and its decay
     assert 0 < max(float((warm[name] - start[name]).abs().max()) for name in start) < 0.0011

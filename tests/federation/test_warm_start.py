@@ -122,9 +122,9 @@ def adapter(tmp_path, monkeypatch) -> Path:
 def started(made: FederatedJob) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The weights after a run's warm start, without its rounds, and what run.json has of what they begin with."""
     run = Run(made.plan, made.paths)
-    begins = run._check()
-    own = {name: value for name, value in run._settings(begins).items() if name == "start_teacher"}
-    return run._warm_weights("mobile_sam_fpn", run._trunk(begins)), run._weight_hashes(begins) | own
+    run._check()
+    own = {name: value for name, value in run._settings().items() if name == "start_teacher"}
+    return run._warm_weights("mobile_sam_fpn"), run._weight_hashes() | own
 
 
 FPN = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_steps": 1}
