@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from samfed_monai.core.errors import ExitCode
 from samfed_monai.federation.child_process import Child, ChildDied
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
+from tests.forking import alive, wait_until
 
 ECHO = "tests.federation.echo_worker"
 
@@ -60,13 +59,7 @@ def test_child_ends_when_parent_is_killed():
     pid = int(client.stdout.readline())
     client.kill()
     client.wait()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and Path(f"/proc/{pid}").exists():
-        if Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] == "Z":
-            break
-        time.sleep(0.05)
-    else:
-        assert not Path(f"/proc/{pid}").exists(), "no process is left that would hold the site's memory"
+    wait_until(lambda: not alive(pid), "the end of the process that would hold the site's memory", seconds=10)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from samfed_monai.core.errors import Stopped, reported
 from samfed_monai.core.io import read_json
 from samfed_monai.federation.comparison_runs import Run, RunsRefused, configs_of, failure, log_reason, run_all
+from tests.forking import wait_until
 
 CONFIGS = {
     "federate": {"rounds": 3, "image_size": 64},
@@ -177,8 +177,7 @@ def test_sigterm_terminates_started_runs(bundle, monkeypatch):
         return started[-1]
 
     def ask():
-        while not started:
-            time.sleep(0.01)
+        wait_until(lambda: bool(started), "a started run", seconds=60)
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("samfed_monai.federation.comparison_runs._start", start)

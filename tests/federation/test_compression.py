@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.core.io import read_json, safe_load
+from samfed_monai.core.io import read_json
 from samfed_monai.federation import Interrupted
 from samfed_monai.privacy import Allowed, Privacy, ReleaseFilter
 from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.compression import Compression, Sender
 from tests.federation.test_job import job
-from tests.federation.toys import FilteredSite, FixedClient, RogueClient, die, run_clients, weights
+from tests.federation.toys import FilteredSite, FixedClient, RogueClient, die, model_of, run_clients, weights
 
 THREE = {"sites": {"site-1": {}, "site-2": {}}, "unseen": ["site-3"]}
 
@@ -37,7 +37,7 @@ def hashes(run: Path) -> dict[str, str]:
 def test_steps_are_averaged_by_number_of_images(tmp_path):
     clients = sites("int8", FixedClient("a", step=1.0, n=1), FixedClient("b", step=3.0, n=3))
     run_clients(tmp_path, clients, rounds=2, compression=Compression("int8"))
-    final = safe_load(tmp_path / "rounds/001/global.safetensors")
+    final = model_of(tmp_path, 1)
     torch.testing.assert_close(final["w"], torch.full((2, 3), 6.0))
     assert final["b"].tolist() == [6.0, 6.0]
     assert final["count"].item() == 2
@@ -66,7 +66,7 @@ def test_invalid_compressed_update_is_skipped(change, reason, tmp_path):
     clients["c"] = Rogue("c", clients["c"].client, clients["c"].release)
     entry = run_clients(tmp_path, clients, rounds=1, compression=Compression("int8")).records[0]["sites"]["c"]
     assert entry["status"] == "skipped"
-    assert pytest.approx(2.0) == safe_load(tmp_path / "rounds/000/global.safetensors")["w"][0, 0].item()
+    assert pytest.approx(2.0) == model_of(tmp_path)["w"][0, 0].item()
     assert re.search(reason, entry["reason"]), entry["reason"]
 
 

@@ -57,23 +57,7 @@ def test_seed_is_derived_from_site_round_and_purpose():
     assert Call.of("a", {"seed": 7}).derive_seed("train") is None, "an FL system that counts no rounds"
 
 
-@pytest.mark.parametrize(
-    ("words", "keeps"),
-    [({}, False), ({"purpose": "replace"}, False), ({"purpose": "distil"}, True), ({"purpose": "keep"}, True)],
-)
-def test_keeps_network_depends_on_purpose(words, keeps):
-    assert Call.of("a", words).keeps_network is keeps
-
-
 def test_answer_header_takes_call_fields_or_defaults():
     header = Call.of("a", {"round": 1, "rounds": 4, "seed": 7}).header(Kind.WEIGHTS, n=5)
-    assert {name: header[name] for name in ("site", "round", "rounds", "seed", "n", "kind")} == {
-        "site": "a",
-        "round": 1,
-        "rounds": 4,
-        "seed": 7,
-        "n": 5,
-        "kind": "weights",
-    }
-    header = Call.of(None).header(Kind.METRICS, n=0)
-    assert (header["site"], header["round"], header["rounds"], header["seed"]) == ("None", 0, 1, 0)
+    assert header == Message(Kind.WEIGHTS, "a", 1, 4, 7, n=5).header()
+    assert Call.of(None).header(Kind.METRICS, n=0) == Message(Kind.METRICS, "None", 0, 1, 0).header()

@@ -23,7 +23,7 @@ from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.federation import RunFolder
 from samfed_monai.methods.fedavg import FedAvg
 from tests.federation.toys import FixedClient, ToyTerms, controller, run_clients, run_toy, weights
-from tests.forking import start
+from tests.forking import start, wait_until
 
 ROUNDS, DONE = 4, 2
 
@@ -60,12 +60,9 @@ def wait_while_writing(folder: Path) -> None:
 def started(folder: Path, work: Callable[[Path], None], ready: str = "") -> Iterator[Any]:
     """A process that works in a folder, once ``ready`` is there; ``errors`` is what it writes to standard error."""
     process = start(work, folder, errors=folder / "errors")
-    deadline = time.monotonic() + 120
     try:
-        while not (folder / ready).exists():
-            assert process.exitcode is None, (folder / "errors").read_text()
-            assert time.monotonic() < deadline, f"{ready} did not appear"
-            time.sleep(0.005)
+        wait_until(lambda: (folder / ready).exists() or process.exitcode is not None, ready, seconds=120)
+        assert (folder / ready).exists(), (folder / "errors").read_text()
         yield process
         process.join(60)
     finally:

@@ -29,7 +29,7 @@ from samfed_monai.federation.process_transport import describe_error, rebuild_er
 from samfed_monai.protocol import Failure, Kind, Message, Task
 from tests.federation.test_job import CLIENT, UNLIKE, job
 from tests.federation.toys import QUIET
-from tests.forking import fork_workers, start
+from tests.forking import alive, fork_workers, start, wait_until
 
 #: Small by its own words: some of the processes are real ones, that know nothing of :mod:`tests.speedups`.
 STEPS = {**CLIENT, "image_size": 64, "network_def#features": [8, 8, 8, 8, 8, 8]}
@@ -88,11 +88,8 @@ def run_with_workers(federation: Path, output: Path, rounds: int) -> None:
 def test_ctrl_c_ends_workers_and_run_resumes(small_federation, tmp_path):
     folder, rounds = tmp_path / "run", 3
     process = start(run_with_workers, small_federation, folder, rounds, errors=tmp_path / "errors")
-    deadline = time.monotonic() + 180
-    while not (folder / "rounds/000/round.json").exists():
-        assert process.exitcode is None, "it ended too early"
-        assert time.monotonic() < deadline, "no round was stored"
-        time.sleep(0.01)
+    stored = folder / "rounds/000/round.json"
+    wait_until(lambda: stored.exists() or process.exitcode is not None, "a stored round", seconds=180)
     children = [
         int(number)
         for task in Path(f"/proc/{process.pid}/task").iterdir()
@@ -105,10 +102,7 @@ def test_ctrl_c_ends_workers_and_run_resumes(small_federation, tmp_path):
     assert f"of {rounds} rounds are kept" in text
     assert "Traceback" not in text
     assert len(children) == 2
-    deadline = time.monotonic() + 20
-    while any(alive(pid) for pid in children):
-        assert time.monotonic() < deadline, "its processes go on"
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(alive, children)), "the end of its processes", seconds=20)
     resumed, whole = (
         job(small_federation, each, train=STEPS, warm_start_steps=0, rounds=rounds).run()
         for each in (folder, tmp_path / "whole")
@@ -241,10 +235,3 @@ def test_worker_count_depends_on_sites_cores_and_gpu(monkeypatch, wanted, sites,
     monkeypatch.setattr("samfed_monai.federation.process_transport.usable_cores", lambda: cores)
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     assert workers_of(Paths("bundle", "list.json", "data", "run", workers=wanted, train=train), sites) == expected
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from samfed_monai.core.errors import ExitCode, Problem, Refused, Stopped
-from samfed_monai.core.io import read_json, safe_load
+from samfed_monai.core.io import read_json
 from samfed_monai.federation import COLUMNS, Interrupted, LocalTransport, RoundController, RunFolder
 from samfed_monai.federation.server import expected_scores, log_unscored, quorum_of, quorum_problems, site_scores
 from samfed_monai.methods.fedavg import FedAvg
@@ -18,7 +18,7 @@ from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.privacy.allowed import NO_IMAGES
 from samfed_monai.protocol import Kind, Message, MessageRefused, Strategy, Task, UpdateGuard
 from samfed_monai.protocol.guard import ImageCounts
-from tests.federation.toys import QUIET, FixedClient, RogueClient, controller, die, run_clients, run_toy
+from tests.federation.toys import QUIET, FixedClient, RogueClient, controller, die, model_of, run_clients, run_toy
 
 
 def two_clients(**options):
@@ -28,7 +28,7 @@ def two_clients(**options):
 def test_rounds_average_weights_and_scores_by_image_count(tmp_path):
     result = run_clients(tmp_path, two_clients(), rounds=2)
     # each round adds (1*1 + 3*3) / 4 = 2.5 to weights that start at 1
-    final = safe_load(tmp_path / "rounds/001/global.safetensors")
+    final = model_of(tmp_path, 1)
     assert final["w"].tolist() == [[6.0] * 3] * 2
     assert final["count"].item() == 2
     average = result.records[1]["average"]["validation"]
@@ -182,7 +182,7 @@ def test_fault_39_huge_update_is_clipped_or_skipped(tmp_path, action, status):
     clients = {**two_clients(), "c": RogueClient("c", change=explode)}
     guard = UpdateGuard(limit=4.0, action=action)  # honest steps here are up to three times the norm
     assert run_clients(tmp_path, clients, rounds=1, guard=guard).records[0]["sites"]["c"]["status"] == status
-    assert safe_load(tmp_path / "rounds/000/global.safetensors")["w"].abs().max() < 10
+    assert model_of(tmp_path)["w"].abs().max() < 10
 
 
 def test_faults_32_to_38_bad_updates_are_skipped_with_reason(tmp_path):
@@ -205,7 +205,7 @@ def test_faults_32_to_38_bad_updates_are_skipped_with_reason(tmp_path):
     assert sites["reshaped"]["reason"] == "message -> w: expected shape (2, 3), found shape (3, 2)"
     assert sites["absurd"]["reason"].startswith("message -> n: expected a whole number from 1 to 10000000, found 10000")
     assert sites["stale"]["reason"] == "message -> round: expected round 0, found round -1"
-    assert safe_load(tmp_path / "rounds/000/global.safetensors")["w"][0, 0].item() == 3.5
+    assert model_of(tmp_path)["w"][0, 0].item() == 3.5
 
 
 class Unwilling(FixedClient):
@@ -351,15 +351,13 @@ def three(**boaster):
     return {**others, "c": Boaster("c", step=7.0, n=2, **boaster)}
 
 
-def first_weight(path, round):
-    return safe_load(path / f"rounds/{round:03d}/global.safetensors")["w"][0, 0].item()
-
-
 @pytest.mark.parametrize("counts", [{}, {"a": 2, "b": 2, "c": 2}])
 def test_fault_77_update_with_changed_image_count_is_skipped(tmp_path, counts):
     rounds = run_clients(tmp_path, three(reported={1: 10_000_000}), rounds=2, counts=ImageCounts(counts)).records
-    assert first_weight(tmp_path, 0) == pytest.approx(1 + (1 + 1 + 7) / 3)
-    assert first_weight(tmp_path, 1) == pytest.approx(first_weight(tmp_path, 0) + 1), "as if c had not answered"
+    assert model_of(tmp_path, 0)["w"][0, 0].item() == pytest.approx(1 + (1 + 1 + 7) / 3)
+    assert model_of(tmp_path, 1)["w"][0, 0].item() == pytest.approx(model_of(tmp_path, 0)["w"][0, 0].item() + 1), (
+        "as if c had not answered"
+    )
     assert rounds[1]["sites"]["c"]["status"] == "skipped"
     reason = "message -> n: expected 2, as this site reported before, found 10000000"
     assert rounds[1]["sites"]["c"]["reason"].startswith(reason)
@@ -378,6 +376,6 @@ def test_fault_77_capped_share_limits_weight_in_mean(tmp_path, caplog):
     counted = ImageCounts({"a": 2, "b": 2, "c": 10_000_000}, guard)
     with caplog.at_level("INFO"):
         result = run_clients(tmp_path, liar, rounds=1, counts=counted, guard=guard)
-    assert first_weight(tmp_path, 0) == pytest.approx(1 + (2 * 1 + 2 * 1 + 4 * 7) / 8)
+    assert model_of(tmp_path, 0)["w"][0, 0].item() == pytest.approx(1 + (2 * 1 + 2 * 1 + 4 * 7) / 8)
     assert result.records[0]["sites"]["c"]["n"] == 10_000_000, "the record has what was reported"
     assert "c reports 10000000 training images; means weighted by images count 4 of them" in caplog.text

@@ -27,7 +27,7 @@ from samfed_monai.results import validate_results
 from samfed_monai.teacher.evaluation import read_image_tensor
 from tests.federation.test_job import CLIENT, job
 from tests.federation.test_wired_jobs import at_server
-from tests.federation.toys import same
+from tests.federation.toys import model_of, same
 from tests.federation.wired import Homes
 
 MADE = SimpleNamespace(size=512, views=1)
@@ -227,7 +227,7 @@ def test_student_teacher_loads_frozen_training_network(small_federation, finishe
     teacher = teacher_of(second(small_federation, tmp_path / "b", finished))
     assert (teacher.image_size, teacher.size, teacher.views) == (32, 64, 4)
     assert not any(each.requires_grad for each in teacher.parameters())
-    assert same(safe_load(finished / "rounds" / "000" / "global.safetensors"), teacher.network.state_dict())
+    assert same(model_of(finished), teacher.network.state_dict())
     other = {**CLIENT, "network_name": "flexible_unet_resnet18"}
     teacher = teacher_of(second(small_federation, tmp_path / "b", finished, train=other))
     assert type(teacher.network).__name__ == "BasicUNet", "a network of another kind can make the masks"
@@ -290,13 +290,13 @@ def test_mismatched_mask_source_is_refused_before_run(small_federation, finished
     ],
 )
 def test_incompatible_mask_source_file_is_refused(small_federation, finished, tmp_path, header, found):
-    save_tensors(tmp_path / "other.safetensors", safe_load(finished / "rounds" / "000" / "global.safetensors"), header)
+    save_tensors(tmp_path / "other.safetensors", model_of(finished), header)
     with pytest.raises(Refused, match=found):
         second(small_federation, tmp_path / "b", tmp_path / "other.safetensors").run()
 
 
 def test_plain_weights_file_uses_network_of_run(small_federation, finished, tmp_path):
-    weights = safe_load(finished / "rounds" / "000" / "global.safetensors")
+    weights = model_of(finished)
     save_tensors(tmp_path / "plain.safetensors", weights)
     run = Run((made := second(small_federation, tmp_path / "b", tmp_path / "plain.safetensors")).plan, made.paths)
     sent = run.teacher.store(pack_model(tmp_path / "plain.safetensors", run.participants))

@@ -15,6 +15,7 @@ from monai.transforms import Compose, RandGaussianNoised
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from samfed_monai.core.io import safe_load
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation import LocalTransport, Progress, RoundController, RunFolder, RunResult, SamFedAlgo
 from samfed_monai.federation.run_folder import round_record
@@ -131,6 +132,11 @@ class RogueClient(FixedClient):
 def weights(value: float = 1.0) -> dict[str, Tensor]:
     """A model of two tensors and a counter."""
     return {"w": torch.full((2, 3), value), "b": torch.full((2,), value), "count": torch.tensor(0)}
+
+
+def model_of(folder: Path, round: int = 0) -> dict[str, Tensor]:
+    """The model that a run stored after a round."""
+    return safe_load(folder / f"rounds/{round:03d}/global.safetensors")
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

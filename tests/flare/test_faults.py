@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 
 import pytest
 
@@ -15,6 +14,7 @@ from samfed_monai.flare.local import Processes, simulate
 from tests.flare.carried import hashes
 from tests.flare.toys import REPO, toy_job, toy_site_files
 from tests.flare.unbroken import unbroken
+from tests.forking import wait_until
 
 SITES = ("site-1", "site-2")
 pytestmark = pytest.mark.slow
@@ -40,8 +40,7 @@ def test_fault_41_42_47_48_50_killed_run_resumes_and_stops_below_quorum(tmp_path
     environment = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 
     def kill_all() -> None:
-        while not (run / "rounds" / "000" / "round.json").is_file():
-            time.sleep(0.02)
+        wait_until((run / "rounds" / "000" / "round.json").is_file, "the first round", seconds=300)
         for pid in started[0].marked():
             os.kill(pid, signal.SIGKILL)
 

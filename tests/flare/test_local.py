@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ from samfed_monai.flare.job import NEEDED
 from samfed_monai.flare.local import SERVER, Poc, Processes, run_poc, simulate
 from samfed_monai.flare.site_file import read_site_file
 from tests.flare.test_equality import free_port
+from tests.forking import wait_until
 
 TERMINATED = r"received SIGTERM(.|\n)*run the same command again"
 
@@ -38,10 +38,7 @@ def test_fault_53_processes_outside_group_are_ended(tmp_path, ends, raised):
     with raised as caught, Processes() as processes:
         (tmp_path / "parent.py").write_text(code)
         processes.start("parent", "parent", cwd=tmp_path, log=tmp_path / "log")
-        deadline = time.monotonic() + 10
-        while len(processes.marked()) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert len(processes.marked()) == 2
+        wait_until(lambda: len(processes.marked()) == 2, "a parent and its child", seconds=10)
         ends()
     assert processes.marked() == []
     assert isinstance(caught.value, KeyboardInterrupt) or caught.value.exit_code == 3

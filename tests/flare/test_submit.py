@@ -8,7 +8,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tests.flare.carried import hashes
 from tests.flare.test_equality import FEW_IMAGES, OPTIONS, free_port, words
 from tests.flare.toys import REPO, toy_job
 from tests.flare.unbroken import unbroken
+from tests.forking import wait_until
 
 pytestmark = pytest.mark.slow
 SITES = ("site-1", "site-2")
@@ -65,11 +65,6 @@ class System:
         process = psutil.Process(self.processes.started[name].pid)
         for each in (process, *process.children(recursive=True)):
             each.send_signal(signal.SIGKILL)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    while not holds():
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +154,11 @@ def lose_site_2_and_abort(system: System, run: Path) -> None:
         return log.read_text(errors="replace").count("Successfully registered client")
 
     with open_session(system.kit) as session:  # before the run: a session takes seconds to open
-        wait_until((run / "rounds" / "000").is_dir)
+        wait_until((run / "rounds" / "000").is_dir, "the first round", seconds=240)
         before = registered()
         system.kill("site-2")
         system.start("site-2")
-        wait_until(lambda: registered() > before)
+        wait_until(lambda: registered() > before, "a registered client", seconds=240)
         (job,) = [job for job in session.list_jobs() if job["status"] == "RUNNING"]
         session.abort_job(job["job_id"])
 
@@ -199,9 +194,9 @@ def test_fault_41_killed_site_is_skipped_and_killed_server_reported(system, tmp_
     run, killed = system.run("toy"), []
 
     def kill_site_2_and_server() -> None:
-        wait_until((run / "rounds" / "001").is_dir)
+        wait_until((run / "rounds" / "001").is_dir, "the second round", seconds=240)
         system.kill("site-2")
-        wait_until((run / "rounds" / "004").is_dir)
+        wait_until((run / "rounds" / "004").is_dir, "the fifth round", seconds=240)
         system.kill(SERVER)
         killed.append(time.monotonic())
         system.start(SERVER)  # as start.sh does

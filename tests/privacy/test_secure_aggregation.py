@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Stopped
-from samfed_monai.core.io import safe_load
 from samfed_monai.federation import ClientAlgoSite, RunFolder
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.privacy import SecureAggregation, read_audit, secure_aggregation
@@ -21,7 +20,7 @@ from samfed_monai.protocol import Kind, Message, MessageRefused, Task, UpdateGua
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
-from tests.federation.toys import FixedClient, controller, weights
+from tests.federation.toys import FixedClient, controller, model_of, weights
 
 SETTINGS = SecureAggregation()
 
@@ -80,15 +79,11 @@ def run(folder, *, rounds=1, fails=None, forged=None, plain=False, clients=None,
         return None, workers, seen
 
 
-def model(folder, round=0):
-    return safe_load(folder / f"rounds/{round:03d}/global.safetensors")
-
-
 def test_secure_sum_equals_plain_mean(tmp_path):
     result, *_ = run(tmp_path / "secure", rounds=2)
     run(tmp_path / "plain", rounds=2, plain=True)
     for round in (0, 1):
-        secure, plain = model(tmp_path / "secure", round), model(tmp_path / "plain", round)
+        secure, plain = model_of(tmp_path / "secure", round), model_of(tmp_path / "plain", round)
         for name in ("w", "b"):
             # rounding to 2^-32 at each site, and to float32 in both means
             assert torch.allclose(secure[name], plain[name], rtol=2**-22, atol=2**-31)
@@ -96,7 +91,7 @@ def test_secure_sum_equals_plain_mean(tmp_path):
     entry = result.records[1]["sites"]["c"]
     assert (entry["status"], entry["n"]) == ("ok", 6)
     run(tmp_path / "other", rounds=2)  # with masks of its own; the sum is of whole numbers
-    one, other = model(tmp_path / "secure", 1), model(tmp_path / "other", 1)
+    one, other = model_of(tmp_path / "secure", 1), model_of(tmp_path / "other", 1)
     assert all(tensor.equal(other[name]) for name, tensor in one.items())
 
 
@@ -119,7 +114,7 @@ def test_sent_messages_do_not_contain_update(tmp_path):
 def test_site_dropout_at_any_step_is_handled(tmp_path, step):
     result, *_ = run(tmp_path, fails={"b": step})
     mean = (1 * 1 + 6 * -0.125) / 7 if step != Task.UNMASK else (1 * 1 + 3 * 3 + 6 * -0.125) / 10
-    assert model(tmp_path)["w"].flatten().tolist() == pytest.approx([1 + mean] * 6, abs=1e-6)
+    assert model_of(tmp_path)["w"].flatten().tolist() == pytest.approx([1 + mean] * 6, abs=1e-6)
     assert result.records[0]["sites"]["b"]["status"] == ("ok" if step == Task.UNMASK else "skipped")
 
 
@@ -137,7 +132,7 @@ def test_resumed_run_is_bitwise_equal(tmp_path):
     run(tmp_path / "whole", rounds=3)
     run(tmp_path / "stopped", rounds=1)
     run(tmp_path / "stopped", rounds=3)
-    assert model(tmp_path / "whole", 2)["w"].equal(model(tmp_path / "stopped", 2)["w"])
+    assert model_of(tmp_path / "whole", 2)["w"].equal(model_of(tmp_path / "stopped", 2)["w"])
 
 
 def test_site_without_images_is_refused(tmp_path):
@@ -165,7 +160,7 @@ def test_invalid_sum_stops_run(tmp_path):
 
 def test_guard_clips_step_of_mean(tmp_path):
     run(tmp_path, clients={site: FixedClient(site, step=100.0) for site in "abc"}, guard=UpdateGuard(limit=1.0))
-    assert model(tmp_path)["w"].flatten().tolist() == pytest.approx([2.0] * 6)
+    assert model_of(tmp_path)["w"].flatten().tolist() == pytest.approx([2.0] * 6)
 
 
 TRAINED = Message(Kind.WEIGHTS, "a", 0, 2, n=2, tensors=weights(), metrics={"seconds": 1.0})
@@ -243,10 +238,10 @@ def test_repeated_round_with_missing_site_is_skipped(tmp_path, caplog):
     assert [record["sites"]["a"]["status"] for record in result.records] == ["skipped", "ok"]
     assert why in result.records[0]["sites"]["a"]["reason"]
     assert result.records[0]["sites"]["c"]["reason"].startswith("RuntimeError in "), "its own failure"
-    assert model(tmp_path, 0)["w"].eq(weights()["w"]).all(), "the model is unchanged"
+    assert model_of(tmp_path, 0)["w"].eq(weights()["w"]).all(), "the model is unchanged"
     # of the first round nothing was unmasked again; in the second a and b step from the same model
     assert [images for images, _ in again] == [4]
-    assert model(tmp_path, 1)["w"].flatten().tolist() == pytest.approx([1 + 2 * (1 + 9) / 4] * 6, abs=1e-6)
+    assert model_of(tmp_path, 1)["w"].flatten().tolist() == pytest.approx([1 + 2 * (1 + 9) / 4] * 6, abs=1e-6)
 
 
 def test_repeated_round_by_same_sites_has_equal_sum(tmp_path):
@@ -261,7 +256,7 @@ def test_late_site_is_excluded_from_begun_sum(tmp_path):
     ((images, _),), result = run_again(tmp_path)
     assert images == 4
     assert "this round's sum was started without it, before a restart" in result.records[0]["sites"]["c"]["reason"]
-    assert model(tmp_path)["w"].flatten().tolist() == pytest.approx([1 + (1 + 9) / 4] * 6, abs=1e-6)
+    assert model_of(tmp_path)["w"].flatten().tolist() == pytest.approx([1 + (1 + 9) / 4] * 6, abs=1e-6)
 
 
 def test_failed_unmasking_fixes_members_of_sum(tmp_path):
@@ -324,7 +319,7 @@ def test_fault_95_invalid_keys_exclude_only_sending_site(tmp_path, forged, reaso
     sites = result.records[0]["sites"]
     assert reason in sites["b"]["reason"]
     assert [sites[site]["status"] for site in "abc"] == ["ok", "skipped", "ok"]
-    assert model(tmp_path)["w"].eq(2).all()
+    assert model_of(tmp_path)["w"].eq(2).all()
 
 
 @given(
