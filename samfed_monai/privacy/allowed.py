@@ -348,13 +348,14 @@ def withhold_small(message: Message, least_images: int) -> Message:
     Raises:
         MessageRefused: tensors of fewer than ``least_images`` images.
     """
+    few_expected = EXPECTED if message.metrics.get("expected_images", 0) < least_images else frozenset()
     if message.n >= least_images:
-        return _drop(message, _metrics_of_few(message, least_images))
+        return _drop(message, _metrics_of_few(message, least_images) | few_expected)
     if message.tensors:
         raise MessageRefused(too_few_problem("message -> n", f"tensors learned from at least {least_images} images"))
     if message.kind == Kind.METRICS and (message.n or (message.metrics.keys() - EFFORT.union(EXPECTED))):
         return without_scores(message, str(least_images))
-    return _drop(message, EXPECTED if message.metrics.get("expected_images", 0) < least_images else frozenset())
+    return _drop(message, few_expected)
 
 
 def without_scores(message: Message, word: str) -> Message:

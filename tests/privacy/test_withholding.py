@@ -78,5 +78,7 @@ def test_expected_dice_is_withheld_below_minimum(images, left):
     sent = withhold_small(Message(Kind.METRICS, "Bern", 0, 1, n=0, metrics={"seconds": 1.0, **expected}), 5)
     assert sent.metrics == {"seconds": 1.0, **(expected if left else {})}
     assert withheld_reason(sent) == NO_IMAGES
+    scored = withhold_small(scores(**expected), 5).metrics
+    assert scored == {**scores().metrics, **(expected if left else {})}, "of few images, beside scores of many"
     few = Message(Kind.METRICS, "Bern", 0, 1, n=3, metrics={"dice": 0.5, **expected})
     assert withhold_small(few, 5).metrics == {}, "with the scores of few labelled images goes what they promised"
