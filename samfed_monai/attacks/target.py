@@ -121,7 +121,7 @@ def target_of_run(
     from samfed_monai.data.classes import is_multiclass
     from samfed_monai.data.partitions import subset
     from samfed_monai.federation.run_models import RunModels
-    from samfed_monai.federation.workflow import client_config
+    from samfed_monai.federation.workflow import client_config, trained_split
     from samfed_monai.reports.run_data import RunData
 
     models = RunModels(folder)
@@ -144,7 +144,7 @@ def target_of_run(
     network: nn.Module = fresh()
     network.load_state_dict(models.tensors(), strict=False)
     content = config.content()
-    split = content["train"]["dataset"].get("split")
+    split = trained_split(content)
     trains_at_sites = "stream" in reached(content, MONAI_IDS) or split != "public"
     trained_images = min(images, run.run.get("config", {}).get("client", {}).get("limit") or images)
 

@@ -31,7 +31,7 @@ from samfed_monai.data.records import weak_problems
 from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.federation.preparation import sam_fingerprint
 from samfed_monai.federation.site_network import SiteNetwork, Start
-from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, client_config, without_pretraining
+from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, client_config, trained_split, without_pretraining
 from samfed_monai.handlers import HandlerGroup
 from samfed_monai.handlers.guide import GlobalGuide, Guide
 from samfed_monai.handlers.term import PseudoLabelTerm, Term
@@ -207,7 +207,7 @@ class Participants:
     @property
     def supervised(self) -> bool:
         """Whether sites learn from labels of their own images."""
-        return bool(lookup(self.config.parser().get(), ("train", "dataset", "split")) == "labelled")
+        return bool(trained_split(self.config.parser().get()) == "labelled")
 
     def needs_masks(self, site: str) -> bool:
         """Whether a site reads labels of its own images that must be masks, not weak labels."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.parse import MISSING, is_note, lookup, parsed, reached, split_id
+from samfed_monai.config.parse import MISSING, follow, is_note, lookup, parsed, reached, resolve, split_id
 from samfed_monai.config.targets import is_from_catalogue
 from samfed_monai.config.variants import variant_files
 from samfed_monai.config.workflow import unwrapped
@@ -139,6 +139,12 @@ def without_pretraining(parser: Any) -> Any:
     if is_from_catalogue(parser):
         parser.update(pairs=_NO_PRETRAINED_WEIGHTS)
     return parser
+
+
+def trained_split(content: Mapping[str, Any]) -> Any:
+    """The split that ``train#dataset`` reads, also through references; ``MISSING`` for a dataset without one."""
+    _, dataset = follow(content, (), f"@{TRAIN}#dataset")
+    return resolve(content, lookup(dataset, ("split",)))
 
 
 def client_config(bundle_root: str | Path, variant: str, overrides: Mapping[str, Any]) -> WorkflowConfig:

@@ -12,6 +12,7 @@ from samfed_monai.attacks import ATTACKS, Options
 from samfed_monai.attacks.audit import as_cell, named, run_audit
 from samfed_monai.attacks.target import target_of_run
 from samfed_monai.cli.main import main
+from samfed_monai.config import find_bundle
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
 from samfed_monai.data.weak_labels import weaken_list
@@ -78,6 +79,15 @@ def test_audit_runs_from_command_line(run, small_federation, capsys):
     content = json.loads((run / "audit" / "audit.json").read_text())
     assert content["about"]["network"] == "basic_unet"
     assert [row["images"] for row in content["findings"][0]["rows"]] == ["public", "site-1", "site-2"]
+
+
+def test_bundle_with_dataset_by_reference_can_be_attacked(run, small_federation, tmp_path):
+    bundle = shutil.copytree(find_bundle("samfed_skin"), tmp_path / "mine")
+    content = read_json(bundle / "configs" / "train.json")
+    content["own_images"], content["train"]["dataset"] = content["train"]["dataset"], "@own_images"
+    write_json(bundle / "configs" / "train.json", content)
+    paths = {"datalist": small_federation / "list.json", "data_root": small_federation}
+    assert [group.name for group in target_of_run(run, bundle=str(bundle), **paths).groups][:2] == ["public", "site-1"]
 
 
 @needs("weak_labels")

@@ -56,6 +56,12 @@ def test_networks_and_exchange_follow_options(small_list):
     assert taken.networks == {"site-1": "basic_unet", "site-2": R34}
 
 
+def test_supervised_run_is_recognised_through_references(small_list):
+    given = {"own_images": {"split": "@own_split"}, "own_split": "labelled", "train#dataset": "@own_images"}
+    assert participants(small_list, "samfed").supervised is False
+    assert participants(small_list, "samfed", **given).supervised is True
+
+
 def test_mixed_networks_are_ignored_when_weights_are_averaged(small_list):
     found = participants(small_list, "no_sam", mixed_networks=[R18, R34])
     assert set(found.networks.values()) == {"basic_unet"}
