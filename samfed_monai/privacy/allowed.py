@@ -12,7 +12,7 @@ from torch.utils.data import RandomSampler, SequentialSampler, Subset
 
 from samfed_monai.bundle.images import SplitDataset
 from samfed_monai.config.parse import parsed
-from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.errors import Problem
 from samfed_monai.handlers.unlabelled_stream import EndlessSampler
 from samfed_monai.metrics.quality import PREFIX
 from samfed_monai.networks.key_patterns import network_split
@@ -201,20 +201,23 @@ def tensor_problems(reply: Message, allowed: Allowed) -> list[Problem]:
         return [Problem("message -> kind", "an unknown kind", "a kind on the allow-list")]
     if not reply.tensors and reply.kind == Kind.METRICS:
         return []
-    kind, where = Kind(reply.kind), "message -> tensors"
-    like = allowed.like.get(kind)
-    if like is None:
+    kind = Kind(reply.kind)
+    if (like := allowed.like.get(kind)) is None:
         kinds = ", ".join(sorted({each.value for each in (*map(Kind, allowed.like), Kind.METRICS)}))
         return [Problem("message -> kind", "a kind that may not leave the site", f"one of {kinds}")]
-    problems = Problems()
-    if unknown := len(reply.tensors.keys() - like):
-        problems.add(where, f"{unknown} in addition", f"only the {len(like)} tensors on the allow-list")
-    if missing := len(like.keys() - reply.tensors):
-        problems.add(where, f"{missing} missing", "all of the allow-list")
-    for name in sorted(like.keys() & reply.tensors):
-        if difference := _difference(reply.tensors[name], like[name], exact=kind == Kind.SOFT_MASKS):
-            problems.add(f"message -> {name}", *difference)
-    return list(problems)
+    return list(_differences(reply.tensors, like, "message -> tensors", exact=kind == Kind.SOFT_MASKS))
+
+
+def _differences(
+    tensors: Mapping[str, Any], like: Mapping[str, Tensor], where: str, *, exact: bool = False
+) -> Iterator[Problem]:
+    if unknown := len(tensors.keys() - like):
+        yield Problem(where, f"{unknown} in addition", f"only the {len(like)} tensors on the allow-list")
+    if missing := len(like.keys() - tensors):
+        yield Problem(where, f"{missing} missing", "all of the allow-list")
+    for name in sorted(like.keys() & tensors):
+        if difference := _difference(tensors[name], like[name], exact=exact):
+            yield Problem(f"message -> {name}", *difference)
 
 
 def _difference(tensor: Any, allowed: Tensor, *, exact: bool) -> tuple[str, str] | None:
@@ -267,16 +270,10 @@ def statistic_problems(
         return [Problem(where, found, "the statistic that the request names and the bundle measures")]
     if forbidden := forbidden_problems(measured.kind, privacy, method):
         return forbidden
-    problems, like, rule = Problems(), measured.like(), privacy.rule(measured.kind)
-    if statistics.keys() != like.keys():
-        problems.add(where, found="other names", expected=", ".join(sorted(like)))
-    for name in sorted(like.keys() & statistics.keys()):
-        tensor, declared = statistics[name], like[name]
-        if tensor.shape != declared.shape or tensor.dtype != declared.dtype:
-            problems.add(f"{where} -> {name}", "another shape or dtype", f"{tuple(declared.shape)}, {declared.dtype}")
+    problems, rule = list(_differences(statistics, measured.like(), where)), privacy.rule(measured.kind)
     if rule is not None and measured.images(rule.least_images) < rule.least_images:
-        problems.extend(too_few_problem(where, f"entries from at least {rule.least_images} images each"))
-    return list(problems)
+        problems += too_few_problem(where, f"entries from at least {rule.least_images} images each")
+    return problems
 
 
 def too_few_problem(where: str, expected: str) -> list[Problem]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from samfed_monai.core.errors import Problem
-from samfed_monai.core.io import all_finite
+from samfed_monai.core.io import all_finite, check_tensors
 from samfed_monai.core.tensor_file import checksum
 from samfed_monai.protocol.message import Kind, message_refused
 from samfed_monai.protocol.statistics import PREFIX
@@ -224,11 +224,7 @@ def apply_step(held: Mapping[str, Tensor], tensors: Mapping[str, Tensor], form: 
     """Applies a :class:`Step` to the ``held`` weights; ``None`` if its tensors do not fit them."""
     compression = Compression(int(form) if form.isdecimal() else form)
     like = compression.like(held)
-    if tensors.keys() != like.keys() or any(
-        tensors[name].shape != like[name].shape or tensors[name].dtype != like[name].dtype for name in like
-    ):
-        return None
-    return compression.decode(tensors, held)
+    return None if check_tensors(tensors, like=like) else compression.decode(tensors, held)
 
 
 def compression_problems(value: str | int, strategy: Strategy, *, noise: bool, sums: bool) -> Iterator[Problem]:

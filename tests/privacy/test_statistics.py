@@ -104,9 +104,9 @@ def test_statistic_is_clipped_and_noise_is_counted(tmp_path):
     [
         (request(), {}, OWN, "found a statistic that was not requested"),
         (request(statistics="graph"), {}, OWN, "found a kind that this site does not measure"),
-        (QUERY, {}, {"windows": torch.zeros(3, 2)}, r"statistics -> windows: expected \(2, 2\), torch.float32"),
-        (QUERY, {}, {"windows": OWN["windows"].double()}, "another shape or dtype"),
-        (QUERY, {}, {"images": torch.zeros(2, 2)}, "expected windows, found other names"),
+        (QUERY, {}, {"windows": torch.zeros(3, 2)}, r"windows: expected shape \(2, 2\), found another sh"),
+        (QUERY, {}, {"windows": OWN["windows"].double()}, "windows: expected torch.float32, found another dtype"),
+        (QUERY, {}, {"images": torch.zeros(2, 2)}, r"statistics: expected only the 1 tensors .*, found 1 in addition"),
         (QUERY, {}, {"windows": torch.full((2, 2), float("inf"))}, "NaN or infinity"),
         (QUERY, {"measured": Windows(4)}, OWN, "expected entries from at least 5 images each, found fewer"),
         (QUERY, {"rules": {"spectrum": {"least_images": 10}}}, OWN, "10 images each, found fewer; merge with another"),
