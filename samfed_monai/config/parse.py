@@ -139,6 +139,7 @@ FEDERATE = WORKFLOWS["federate"][-1]
 _WORKFLOW_FILES = frozenset(name for files in WORKFLOWS.values() for name in files)
 
 _OF_MODEL = (WORKFLOWS["evaluate"][-1], WORKFLOWS["inference"][-1])
+_SITE_EVALUATION = ("samfed_monai.handlers.SiteEvaluation", "samfed_monai.handlers.evaluation.SiteEvaluation")
 
 COMMAND_LINE = "command line"
 
@@ -289,8 +290,9 @@ class BundleConfig:
         names = next((block["unused"] for block in reversed(blocks) if "unused" in block), ())
         unused = list(map(split_id, names))
         if any(name in _OF_MODEL for name, _ in self.layers):
-            evaluator, _ = follow(content, (), "@evaluation#evaluator")
-            unused += [("network_def", "weights"), (*evaluator, "val_data_loader")]
+            unused.append(("network_def", "weights"))
+            if lookup(content, ("evaluation", "_target_")) in _SITE_EVALUATION:
+                unused.append((*follow(content, (), "@evaluation#evaluator")[0], "val_data_loader"))
         for parts in unused:
             _set(content, parts, MISSING, merge=False)
         return content

@@ -243,6 +243,7 @@ def write_page(path: str | Path, html: str, *, mode: int = PRIVATE) -> None:
     write_text(path, printable(html), mode=mode)
 
 
+_SHOWN = 60  # characters of a long line shown on either side of an error
 _JSON_HINTS = (
     (re.compile(r"//|/\*|#"), "JSON has no comments; remove the comment, or write a key `_note` in a configuration"),
     (re.compile(r"(True|False|None)\b"), "write true / false / null"),
@@ -310,29 +311,30 @@ class TooDeep(ValueError):
         super().__init__(f"more than {_MOST_LEVELS} levels")
 
 
-def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
+def read_json(path: str | Path, *, byte_order_mark: bool = True, name: str = "") -> Any:
     """Reads JSON strictly.
 
     Args:
         path: the file.
         byte_order_mark: whether the file may start with one, as Windows Notepad writes it. A bundle's configuration
             may not, because MONAI cannot read it.
+        name: for messages; empty takes the file's name.
 
     Raises:
         Refused: a missing file, invalid UTF-8 or JSON (with line and column), or a key twice in one object.
     """
     path, problems = Path(path), Problems()
-    text = _read_text(path)
+    text, name = _read_text(path), name or path.name
     if text.startswith(_BYTE_ORDER_MARK) and not byte_order_mark:
         expected, hint = "no byte order mark (MONAI cannot read it)", "save it as UTF-8 without BOM"
-        problems.add(path.name, found="one at the start of the file", expected=expected, hint=hint)
+        problems.add(name, found="one at the start of the file", expected=expected, hint=hint)
     text = text.removeprefix(_BYTE_ORDER_MARK)
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for key, count in Counter(key for key, _ in pairs).items():
             if count > 1:
                 found, hint = "the same key twice in one object", "delete one (JSON would silently keep the last)"
-                problems.add(f"{path.name} -> {key}", found=found, expected="each key once", hint=hint)
+                problems.add(f"{name} -> {key}", found=found, expected="each key once", hint=hint)
         return dict(pairs)
 
     try:
@@ -340,10 +342,10 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
         if "\\ud" in text.lower():  # half a surrogate pair, which UTF-8 cannot encode
             json.dumps(parsed, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        problems.append(_syntax_problem(path.name, text, error))
+        problems.append(_syntax_problem(name, text, error))
     except ValueError as error:  # too deep, a number of too many digits for Python, or half a surrogate pair
         expected = "valid Unicode, numbers with few digits and little nesting"
-        problems.add(path.name, found=str(error).partition(";")[0], expected=expected)
+        problems.add(name, found=str(error).partition(";")[0], expected=expected)
     problems.refuse_if_any()
     return parsed
 
@@ -366,9 +368,11 @@ def _read_text(path: Path) -> str:
 
 def _syntax_problem(name: str, text: str, error: json.JSONDecodeError) -> Problem:
     lines = text.rstrip().split("\n")
-    line = lines[min(error.lineno, len(lines)) - 1].strip() if text.strip() else "an empty file"
+    line = lines[min(error.lineno, len(lines)) - 1] if text.strip() else "an empty file"
+    if len(line) > 2 * _SHOWN:  # a whole file may be one line
+        line = line[max(0, error.colno - _SHOWN) : error.colno + _SHOWN]
     where = f"{name}, line {error.lineno}, column {error.colno}"
-    return Problem(where, f"{line!r} ({error.msg})", "valid JSON", _hint(text, error.pos))
+    return Problem(where, f"{line.strip()!r} ({error.msg})", "valid JSON", _hint(text, error.pos))
 
 
 def _hint(text: str, position: int) -> str:
@@ -452,7 +456,11 @@ def safe_load(path: str | Path) -> dict[str, Tensor]:
         if is_out_of_memory(error):
             raise
         if not isinstance(error, (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError)):
-            raise refused(path, type(error).__name__, "tensors only", "never unpickle this file") from None
+            with path.open("rb") as stream:
+                is_known = stream.read(1) in (b"P", b"\x80")  # a zip archive, or a pickle
+            expected = "tensors only" if is_known else "a weights file: .safetensors, or a state dict of PyTorch"
+            found = type(error).__name__ if is_known else "a file of another kind"
+            raise refused(path, found, expected, "never unpickle this file" if is_known else "") from None
         found = (str(error).splitlines() or [type(error).__name__])[0]
         raise refused(path, found=found, expected="a readable weights file") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):

@@ -169,7 +169,7 @@ _BOUNDS = {
     **{"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "above", "exclusiveMaximum": "below"},
     "multipleOf": "a multiple of",
 }
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII)
 
 
 def _problems_of(error: ValidationError, where: str) -> list[Problem]:
@@ -217,7 +217,9 @@ def _hint(value: Any, expected: str) -> str:
         return "remove the quotes" if math.isfinite(float(text)) else "the largest number is 1.8e308"
     if text in ("true", "false") and "true or false" in expected:
         return f"write {text} without quotes (True or False on MONAI's own command line)"
-    if text and "a list" in expected:
+    if isinstance(value, tuple) and len(value) == 2 and "number" in expected:  # 0,5 on the command line
+        return f"write decimals with a point, as {value[0]}.{value[1]}"
+    if text and "a list" in expected and "number" not in expected:
         return f"write {json.dumps([name for item in value.split(',') if (name := item.strip(_BRACKETS))])}"
     if isinstance(value, float) and value.is_integer() and "whole number" in expected:
         return f"write {int(value)}"

@@ -147,7 +147,7 @@ def read_coco(path: Path) -> list[AnnotatedImage]:
     Raises:
         Refused: the content does not match :data:`COCO_SCHEMA`, or has duplicate or dangling ids.
     """
-    content, problems = read_json(path), Problems()
+    content, problems = read_json(path, name=str(path)), Problems()  # sites have files of one name
     require(schema_problems(content, COCO_SCHEMA, str(path)))
     pictures: dict[Any, AnnotatedImage] = {}
     names = Counter(entry["file_name"] for entry in content["images"])
@@ -159,7 +159,7 @@ def read_coco(path: Path) -> list[AnnotatedImage]:
     for place, entry in enumerate(content["categories"]):
         if (key := _id(entry["id"])) in category_names:
             problems.add(f"{path} -> categories#{place}", found=f"id {key!r} a second time", expected="a unique id")
-        category_names.setdefault(key, str(entry.get("name", key)))
+        category_names.setdefault(key, normal(str(entry.get("name", key))))
     for place, annotation in enumerate(content["annotations"]):
         image, category = _id(annotation["image_id"]), _id(annotation["category_id"])
         number = f"#{place}" if annotation.get("id") is None else _id(annotation["id"])
@@ -392,7 +392,8 @@ class _Site:
             expected = f"none: its image has no annotation{self.of_categories}"
             raise refused(place, "a mask", expected, "move it away, or annotate the image")
         if is_drawn and place in self._places:
-            raise refused(picture.where, f"{picture.file_name} a second time", "each image once", "keep one entry")
+            where = f"{picture.where}: {picture.file_name}"
+            raise refused(where, "a second entry of this image", "each image once", "keep one entry, or one COCO file")
         self._places.update([place] if is_drawn else [])
         self.matched.append((picture, image, place if is_drawn else None))
 

@@ -44,7 +44,8 @@ def confine(root: str | Path, relative: str) -> Path:
         relative: a path from a data list.
 
     Raises:
-        Refused: the path is unsafe (fault 18), or a link leads out of the root (fault 19) or in a circle (fault 62).
+        Refused: the path is unsafe (fault 18), or a link leads out of the root (fault 19), in a circle (fault 62), or
+            to nothing.
     """
     reason = unsafe(relative)
     if reason is not None:
@@ -55,6 +56,9 @@ def confine(root: str | Path, relative: str) -> Path:
     if any(map(Path.is_symlink, (path, *path.parents))):
         hint = "put the file itself there, or delete the link"
         raise refused(relative, found="a link that leads back to itself", expected="a file", hint=hint)
+    if (root / relative).is_symlink() and not path.exists():
+        hint = "restore the file that it leads to, or delete the link"
+        raise refused(relative, "a link to a missing file", "a file", hint)
     if not path.is_relative_to(root):
         hint = "copy the file into the data root, or use the folder with the actual files as the data root"
         raise refused(relative, f"{relative!r}, a link out of the data root", "a file inside it", hint)

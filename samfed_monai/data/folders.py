@@ -170,19 +170,21 @@ def find_folders(
         with problems.collected():
             found[name], unmatched = match_masks(folder, root, name, kind, drawn)
             if name == public:
-                problems.extend(without_mask(found[name], _missing_mask_hint(folder, unmatched, found[name])))
+                problems.extend(without_mask(found[name], _missing_mask_hint(folder, unmatched, found[name], kind)))
             caveats += [*unread_notes(folder, kind), *unmatched_note(name, unmatched, found[name])]
     return Listing(found, tuple(problems), tuple(caveats))
 
 
-def _missing_mask_hint(site: Path, unmatched: list[Path], found: list[Found]) -> str:
+def _missing_mask_hint(site: Path, unmatched: list[Path], found: list[Found], kind: str) -> str:
     """Returns a hint for public images without masks."""
-    if near := _misnamed_masks_folder(site, PICTURE):
+    if near := _misnamed_masks_folder(site, kind):
         return f"{site.name}/{near} was not read: rename it to {site.name}/masks"
     if unmatched and all(entry.label is None for entry in found):
         return f"{RULE}; {rename_hint(unmatched, found)}"
     if (site / "annotations").is_dir():
         return "add the mask, move the image, or, if nothing is to be seen in it, give --without-annotation empty"
+    if (site / "masks").is_dir() and (rest := not_read(walk(site / "masks"), (kind,))):
+        return f"convert or rename the masks; {site.name}/masks: {rest}"
     return "add the mask, or move the image" + (f"; {RULE}" if all(entry.label is None for entry in found) else "")
 
 
@@ -319,20 +321,26 @@ def folders_not_read(root: Path, sites: Collection[str], *, output: str | Path |
     """
     written = Path(output).resolve().parents if output is not None else ()
     sentences = outside(root, _folders_in(root))
+    own_images, own_masks = (None if sites else near_miss(root, name) for name in ("images", "masks"))
     for folder in (root / name for name in _folders_in(root) if name not in sites):
-        if is_ignored(folder.name) or folder.name.lower() == "masks" or folder.resolve() in written:
+        is_masks = folder.name.lower() == "masks" or (own_images is not None and folder.name == own_masks)
+        if is_ignored(folder.name) or is_masks or folder.resolve() in written:
             continue
         for image in below(folder)[:1]:
             near = near_miss(folder, "images")
             hint = f"rename {folder.name}/{near}" if near else "unpack, convert or move them"
             place = "<site>" if folder.name == "images" else folder.name
             holds = f"{folder.name} has images or archives, such as {relative(image, root)}, but no folder 'images'"
-            sentences.append(f"{holds}, and was not read: if it is a site, {hint} to {place}/images")
+            advice = f"if it is a site, {hint} to {place}/images"
+            if folder.name == own_images:
+                advice = f"if {root.resolve().name} is one site, rename {own_images} to images"
+                advice += f" and {own_masks} to masks" if own_masks else ""
+            sentences.append(f"{holds}, and was not read: {advice}")
     return sentences
 
 
 NEAR_MISSES: dict[str, list[str]] = read_json(Path(__file__).with_name("near_misses.json"))
-"""Names of folders (letters and digits only) that other datasets use for ``images`` and ``masks``."""
+"""Names of folders (letters and digits only) that other datasets use for ``images`` and ``masks``, or for neither."""
 FILES_TO_OPEN = 4  # files of each folder opened to see whether they are masks
 _MIN_SIMILARITY = 0.8  # difflib ratio; "maks" has 0.89 with "masks"
 

@@ -241,6 +241,9 @@ def _threshold_hint(grey: NDArray[Any], *, lossy: bool) -> str:
         return f"save it with 8 bits, as 0 and 255: in 16 bits, {int(grey.max())} is nearly black"
     if len(levels) <= FEW_LEVELS and highest < HALF:
         lowest = min(level for level in levels if level)
+        if 0 not in levels and len(levels) > 1:  # the lowest value would make the whole mask foreground
+            rest = "if not, save the background as 0 and the foreground as 255"
+            return f"if {lowest} is the background, give `--mask-threshold {levels[1]}`; {rest}"
         rest = "" if len(levels) <= 2 else "; if only one value is foreground, save it as 255"
         return f"if all values above 0 are foreground, give `--mask-threshold {lowest}`{rest}"
     return f"threshold the mask, or give `--mask-threshold {HALF if highest >= HALF else (highest + 1) // 2}`"

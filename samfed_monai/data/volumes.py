@@ -401,6 +401,10 @@ def cut_nifti(
     if 0 in labels or len({*labels}) < len(labels):
         found, expected = f"the values {', '.join(map(str, labels))}", "each value once, without 0 (the background)"
         problems.add("--label", found=found, expected=expected)
+    if slices.exists() and not slices.is_dir():
+        problems.add(
+            "--slices", found=f"the file {slices}", expected="a folder for the slices", hint="choose another name"
+        )
     volumes, sentences = _find_volumes(root, slices, problems)
     problems.extend(class_value_problems(root, dict(zip(classes, labels or range(1, len(classes) + 1), strict=False))))
     for site in without_spacing:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from samfed_monai.bundle.images import SiteImages, SplitName
 from samfed_monai.config.own_images import deviations
-from samfed_monai.config.parse import join_id, lookup, parsed, reached, split_id
+from samfed_monai.config.parse import MISSING, follow, is_disabled, join_id, lookup, parsed, reached, split_id
 from samfed_monai.config.targets import is_from_catalogue
 from samfed_monai.config.workflow import component_refusal, unwrap_own, unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, refused
@@ -29,10 +29,11 @@ from samfed_monai.data.classes import outputs_of
 from samfed_monai.data.datalist import SERVER
 from samfed_monai.data.records import weak_problems
 from samfed_monai.data.weak_labels import IGNORE
+from samfed_monai.federation.client import LOADER_IDS
 from samfed_monai.federation.preparation import sam_fingerprint
 from samfed_monai.federation.site_network import SiteNetwork, Start
 from samfed_monai.federation.workflow import TRAIN, WorkflowConfig, client_config, trained_split, without_pretraining
-from samfed_monai.handlers import HandlerGroup
+from samfed_monai.handlers import HandlerGroup, ScoreHandler
 from samfed_monai.handlers.guide import GlobalGuide, Guide
 from samfed_monai.handlers.term import PseudoLabelTerm, Term
 from samfed_monai.losses import without_label
@@ -352,6 +353,7 @@ SCORES = "validate#preprocessing", "validate#scores"
 PARTS: dict[str, Any] = {
     **dict.fromkeys(("optimizer", "images", "terms", "loss", "weak_view", "strong_view")),
     **dict.fromkeys(("before", "stream", "client_algorithm", "statistics", "train#trainer", "validate#evaluator")),
+    "validate#scores": None,
     **{"guides": {}, **dict.fromkeys(LABEL_TRANSFORMS, dict)},
 }
 
@@ -381,10 +383,11 @@ def dry_run(
         Refused: an image size or a batch that a network cannot take (the message has the nearest possible one), a
             pattern of ``personal`` or of the optimizer's groups that matches nothing, values that the optimizer or a
             term does not accept, a network or a number of steps that a handler does not accept, a missing guide that a
-            term names, a term that reads the server's network where each site trains its own, weak labels
-            (``images#weak_labels``) whose unlabelled pixels the loss would learn from, missing weights of SAM, names or
-            networks that the strategy cannot use, different networks where it averages weights, or a single site that
-            would score images of another size or in another way.
+            term names, a term that reads the server's network where each site trains its own, a trainer, data loader or
+            score handler that is missing or disabled, weak labels (``images#weak_labels``) whose unlabelled pixels the
+            loss would learn from, missing weights of SAM, names or networks that the strategy cannot use, different
+            networks where it averages weights, or a single site that would score images of another size or in another
+            way.
     """
     own_networks: dict[str, nn.Module] = {}
     problems, built, first_with = Problems(), dict[str, NetworkShapes](), dict[str, str]()
@@ -412,6 +415,8 @@ def dry_run(
         problems.extend(_guide_problems(parts["guides"], terms or (), {**config.overrides, **changes}, strategy))
         problems.extend(_optimizer_problems(parts["optimizer"]))
         problems.extend(_label_problems(parser, parts, terms or ()))
+        if site != SERVER:
+            problems.extend(_engine_problems(parser, parts, federates=strategy is not None))
         if site != SERVER and (trainer := parts["train#trainer"]) is not None:
             if parsed(parser, "local_steps") is None:  # the number of steps depends on the site's images
                 trainer.state.epoch_length = 10**6
@@ -466,6 +471,24 @@ def _build_part(parser: Any, name: str, problems: Problems) -> Any:
         if isinstance(refusal, Refused):
             problems.extend(each for each in refusal.problems if each not in problems)
     return None
+
+
+def _engine_problems(parser: Any, parts: Mapping[str, Any], *, federates: bool) -> Iterator[Problem]:
+    """Problems of a trainer, data loaders and scores that a site lacks, and of an evaluator that computes no scores."""
+    scored = ["validate#scores", *LOADER_IDS.values()] if federates else []
+    for name in ("train#trainer", *scored):
+        _, value = follow(parser.get(), (), f"@{name}")
+        if value in (None, MISSING) or is_disabled(value):
+            found = "null" if value is None else "no such id" if value is MISSING else "a disabled component"
+            yield Problem(
+                f"train.json -> {name}", found, "a component, which every site uses", "remove the change of it"
+            )
+    evaluator, handlers = parts["validate#evaluator"], [parts["validate#scores"]]
+    handlers += parsed(parser, "validate#handlers") or () if evaluator is not None else ()
+    finished = [each.finish for each in handlers if isinstance(each, ScoreHandler)]
+    if federates and evaluator is not None and finished and not any(map(evaluator.has_event_handler, finished)):
+        where, hint = "train.json -> validate#evaluator", 'set validate#handlers to ["@validate#scores"]'
+        yield Problem(where, "an evaluator without ScoreHandler", "validate#scores among its handlers", hint)
 
 
 def _terms(parser: Any, built: Any) -> list[Term] | None:

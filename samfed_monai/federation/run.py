@@ -15,6 +15,7 @@ from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.config.check import check_base_weights
 from samfed_monai.config.parse import flat, lookup, resolve
 from samfed_monai.config.variants import resolved_method
 from samfed_monai.core.errors import Problem, Problems
@@ -152,7 +153,7 @@ class Run:
         if make_transport is not None:
             require_no_paths_of_sites(paths)
         datalist, participants = self.datalist, self.participants
-        self._check()
+        self._check(here=make_transport is None)
         require_writable(paths.cache)
         caveats = self._unseen_site_caveats()
         hashes = {"datalist": datalist.hash, **self._weight_hashes(), **participants.sam_fingerprint()}
@@ -264,13 +265,18 @@ class Run:
         sites = {name: [item.sha256 for item in site.validation] for name, site in datalist.sites.items()}
         write_quality(Quality(calibration, colours, digests_of(sites) if calibration else ()), self.paths.output_dir)
 
-    def _check(self) -> None:
-        """Refuses settings that cannot work, before anything is written or sent to a site."""
+    def _check(self, *, here: bool) -> None:
+        """Refuses settings that cannot work, before anything is written or sent to a site.
+
+        Args:
+            here: whether the sites are on this machine, which must have the weights of SAM that their terms name.
+        """
         participants, variant = self.participants, self.plan.variant
         for note in notes_on_statistics(self.privacy, participants.strategy, variant):
             logger.warning("%s", note)
         sites = len(participants.sites)
         problems = Problems(plan_problems(self.plan, self.paths, participants, self.datalist, sites=sites))
+        problems.extend(check_base_weights(participants.config.parser().get(), self.paths.bundle_root) if here else ())
         with problems.collected():
             participants.dry_run()
         overrides = participants.overrides.items()

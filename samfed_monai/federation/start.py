@@ -124,11 +124,12 @@ def warm_start(
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
     with single_writer(path) as exists:
         if exists and read_header(path).get("key") == key:  # a file of another warm start is replaced
-            logger.info("warm start: reusing %s", path.name)
+            if steps:
+                logger.info("warm start: reusing %s", path.name)
             return safe_load(path), key
-        if datalist.public:
+        if steps:
             logger.info("warm start: %d steps on %d public images", steps, len(datalist.public))
-        else:
+        elif not datalist.public:
             logger.info("warm start: none, the list has no public images")
         started = config if trunk is None else config.with_overrides({"encoder_weights": str(trunk)})
         judge = _HeldOut(datalist, started, held_out, path) if held_out and steps else None

@@ -156,6 +156,8 @@ def _describe(values: Any) -> str:
 class Measured(NamedTuple):
     """Cost of one form of a network, and the difference of its predictions from those of the network in float32.
 
+    Masks are cut at the threshold of the export.
+
     Args:
         name: of the form, for display.
         megabytes: size of its file, in 10^6 bytes.
@@ -294,14 +296,15 @@ def export_network(
     with torch.no_grad():
         logits = network(images)
     size = sum(tensor.nbytes for tensor in network.state_dict().values()) / 1e6
-    rows = [_measure("torch, float32", size, network, images, logits)]
+    samples = images, logits, threshold
+    rows = [_measure("torch, float32", size, network, *samples)]
     require_writable(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export.", ignore_cleanup_errors=True) as folder:
         write: Exporter = exporter or (lambda network, path, images: FORMATS[to][1](network, path, images, texts))
         file_name = output.name if exporter else f"model{output.suffix}"
         written, option = Path(folder) / file_name, f"--to {to}"
-        rows.append(_write_and_measure(f"{to}, float32", option, write, network, written, images, logits))
+        rows.append(_write_and_measure(f"{to}, float32", option, write, network, written, *samples))
         limit = SAME_LOGITS * max(1.0, float(logits.abs().max()))
         if not rows[1].difference <= limit:  # so that NaN is refused
             found, hint = f"logits that differ by {rows[1].difference:.2g}", "try another format; nothing was written"
@@ -309,13 +312,13 @@ def export_network(
         if int8:
             float32_file, written = written, written.with_name("int8.onnx")
             write_int8 = partial(_to_int8, about=texts, float32_file=float32_file)
-            rows.insert(1, _write_and_measure("onnx, int8", "--int8", write_int8, network, written, images, logits))
+            rows.insert(1, _write_and_measure("onnx, int8", "--int8", write_int8, network, written, *samples))
             if rows[1].dice < SAME_MASKS:
                 found, hint = f"a Dice of {rows[1].dice:.4f} to masks in float32", "leave it out; nothing was written"
                 raise refused("--int8", found, f"at least {SAME_MASKS}", hint)
         if bf16_gains("cpu"):
             run = partial(AutocastInferer(True), network=network)
-            rows.append(_measure("torch, bfloat16", size, run, images, logits))
+            rows.append(_measure("torch, bfloat16", size, run, *samples))
         if to == "bundle" and bundle is not None:
             settings = bundle, images.shape[-1], classes, threshold
             written = _bundle(Path(folder) / "bundle", written, *settings, shipped=shipped, about=properties)
@@ -344,7 +347,14 @@ def table_of(rows: Sequence[Measured]) -> str:
 
 
 def _write_and_measure(
-    name: str, option: str, write: Any, network: nn.Module, path: Path, images: Tensor, logits: Tensor
+    name: str,
+    option: str,
+    write: Any,
+    network: nn.Module,
+    path: Path,
+    images: Tensor,
+    logits: Tensor,
+    threshold: float,
 ) -> Measured:
     """Writes a file and measures it.
 
@@ -359,7 +369,7 @@ def _write_and_measure(
             if not (path.exists() and callable(run)):
                 found = "no file at its path" if not path.exists() else type(run).__name__
                 raise refused(option, found, "an exporter that writes the file and returns a function that runs it")
-            return _measure(name, path.stat().st_size / 1e6, run, images, logits)
+            return _measure(name, path.stat().st_size / 1e6, run, images, logits, threshold)
     except Refused:
         raise
     except Exception as error:  # from another library's exporter, quantiser or runtime
@@ -372,9 +382,11 @@ def _write_and_measure(
 
 
 @torch.no_grad()
-def _measure(name: str, megabytes: float, run: Run, images: Tensor, logits: Tensor) -> Measured:
+def _measure(name: str, megabytes: float, run: Run, images: Tensor, logits: Tensor, threshold: float) -> Measured:
     found, single = run(images), run(images[:1])
-    ours, theirs = (each.argmax(1) if each.shape[1] > 1 else (each[:, 0] >= 0).long() for each in (logits, found))
+    ours, theirs = (
+        each.argmax(1) if each.shape[1] > 1 else (each[:, 0].sigmoid() >= threshold).long() for each in (logits, found)
+    )
     total = int((ours > 0).sum() + (theirs > 0).sum())
     return Measured(
         name,

@@ -191,6 +191,14 @@ def test_reference_to_missing_option_is_reported_once(tmp_path):
     assert message.endswith("found @rounds, which does not exist; add rounds to federate.json")
 
 
+@pytest.mark.parametrize(("target", "accepts"), [("bundle.SiteAlone", True), ("handlers.SiteEvaluation", False)])
+def test_loader_that_only_an_own_evaluation_reads_may_be_set(tmp_path, target, accepts):
+    own = {"_target_": f"samfed_monai.{target}", "evaluator": "@validate#evaluator", "output_dir": "@output_dir"}
+    root = edited(tmp_path, file="evaluate.json", evaluation=own)
+    given = {"validate#dataloader#num_workers": 1}
+    assert (check_bundle(root, "evaluate", overrides=given, ready=False) == []) == accepts
+
+
 def test_imported_packages_are_located_but_not_imported(tmp_path, monkeypatch):
     (tmp_path / "my_lab").mkdir()
     (tmp_path / "my_lab" / "__init__.py").write_text("raise SystemExit('it was run')\n")

@@ -112,14 +112,20 @@ def test_valid_content_has_no_departures():
     assert schema_problems({"rounds": 1, "share": None, "sites": ()}, SCHEMA, "plan") == []
 
 
+UNQUOTED = "write true without quotes (True or False on MONAI's own command line)"
+
+
 @pytest.mark.parametrize(
     ("value", "schema", "message"),
     [
         ("0.5", {"type": "number"}, "expected a number, found '0.5' (str); remove the quotes"),
         (2.0, {"type": ["integer", "null"]}, "expected a whole number or null, found 2.0 (float); write 2"),
+        ("\u0663", {"type": "number"}, "expected a number, found '\u0663' (str)"),
+        ((0, 5), {"type": "number"}, "expected a number, found (0, 5) (tuple); write decimals with a point, as 0.5"),
+        ("nan", {"type": ["array", "number"]}, "expected a list or a number, found 'nan' (str)"),
         ("a, b", {"type": "array"}, 'expected a list, found \'a, b\' (str); write ["a", "b"]'),
         ("['a']", {"type": "array"}, 'expected a list, found "[\'a\']" (str); write ["a"]'),
-        ("True", {"type": "boolean"}, "expected true or false, found 'True' (str); write true without quotes"),
+        ("True", {"type": "boolean"}, "expected true or false, found 'True' (str); " + UNQUOTED),
         (3, {"type": "string"}, "expected a string, found 3 (int); put it in quotes"),
         (
             "x",
@@ -127,11 +133,15 @@ def test_valid_content_has_no_departures():
             "expected true or false or 'auto', found 'x' (str)",
         ),
         ("of", {"enum": ["off", True]}, "expected one of ['off', True], found 'of'; did you mean 'off'?"),
-        ("all", {"anyOf": [{"type": "integer"}, {"const": "auto"}]}, "expected a whole number or 'auto', found 'all'"),
+        (
+            "all",
+            {"anyOf": [{"type": "integer"}, {"const": "auto"}]},
+            "expected a whole number or 'auto', found 'all' (str)",
+        ),
         (17, {"multipleOf": 16}, "expected a multiple of 16, found 17"),
         (10**400, {"type": "number"}, "expected a number, found 1000"),
     ],
 )
 def test_schema_departure_has_message_and_hint(value, schema, message):
     (problem,) = schema_problems({"x": value}, {"properties": {"x": schema}}, "plan")
-    assert str(problem).startswith(f"plan -> x: {message}")
+    assert str(problem) == f"plan -> x: {message}"

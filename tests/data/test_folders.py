@@ -107,6 +107,10 @@ def test_fault_01_public_images_without_masks_are_reported_with_rule(tmp_path):
     (masks / "public_000_lesion.png").rename(masks / "public_000_mask.png")
     messages = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
     assert messages == [f"public/images/public_00{n}.png: {missing}; add the mask, or move the image" for n in (1, 2)]
+    for path in list(masks.iterdir()):
+        path.rename(path.with_suffix(".nrrd")).write_bytes(b"NRRD")
+    hint = "convert or rename the masks; public/masks: not read: 3 NRRD (public_000_mask.nrrd, …)"
+    assert str(find_folders(tmp_path, public="public").problems[0]).endswith(f"found no mask; {hint}")
     masks.rename(tmp_path / "elsewhere")
     assert str(find_folders(tmp_path, public="public").problems[0]).endswith(f"or move the image; {RULE}")
 
@@ -176,6 +180,13 @@ def test_folders_with_images_further_below_are_reported(tmp_path):
         find_folders(tmp_path, public="a")
 
 
+def test_folder_of_one_site_with_other_names_is_recognised(tmp_path):
+    drawn(tmp_path, "imagesTr/1.png", "labelsTr/1.png")
+    hint = f"was not read: if {tmp_path.name} is one site, rename imagesTr to images and labelsTr to masks"
+    with pytest.raises(Refused, match=f"1 problem\n.*{hint}$"):
+        find_folders(tmp_path, public=None)
+
+
 def test_masks_hidden_folders_and_outputs_are_not_reported(tmp_path):
     site(tmp_path, "a", 1, 1)
     drawn(tmp_path, "masks/1.png", ".cache/1.png", "b/__MACOSX/1.png", "b/._1.png")
@@ -206,7 +217,12 @@ def root(tmp_path: Path) -> Path:
 
 MASKS = ["labels", "label", "mask", "Masks", "Ground Truth", "maks", "segmentations", "_gt"]
 NEAR = {"masks": MASKS, "images": ["imgs", "image", "Images", "photos", "iamges"]}
-OTHERS = [("labels", "images", False), ("imgs", "masks", False), ("notes", "masks", False)]
+OTHERS = [
+    ("ImageSets", "images", False),
+    ("labels", "images", False),
+    ("imgs", "masks", False),
+    ("notes", "masks", False),
+]
 SUSPECTED = [(name, wanted, True) for wanted, names in NEAR.items() for name in names]
 
 

@@ -160,7 +160,16 @@ def test_fault_13_masks_are_binary_or_thresholded(tmp_path, values, kind, thresh
 
 @pytest.mark.parametrize(
     ("levels", "threshold"),
-    [((0, 2), 2), ((0, 1, 2), 1), ((0, 100), 100), ((0, 200), 128), ((0, 3, 254), 128), (range(60), 30)],
+    [
+        ((0, 2), 2),
+        ((1, 2), 2),
+        ((1, 2, 3), 2),
+        ((0, 1, 2), 1),
+        ((0, 100), 100),
+        ((0, 200), 128),
+        ((0, 3, 254), 128),
+        (range(60), 30),
+    ],
 )
 def test_fault_65_advised_threshold_keeps_foreground(levels, threshold):
     content = png_of(np.array([levels], np.uint8))

@@ -104,6 +104,7 @@ HARD = {"terms#pseudo_label#labels": "hard"}
 OWN_SCORES = {"network": R18, "image_size": 64, "label_resize": "nearest", "validate#scores#pooled": True}
 OWN_WIDTH = {"choices": {"site-1": {"network": FPN, "network_def#width": 64}}}
 ONE_IMAGE = {"mixed_networks": [R18], "server_network": R18, "unlabelled#dataloader#batch_size": 1}
+UNSCORED = r"validate#evaluator: expected validate#scores among its handlers, found an evaluator without ScoreHandler"
 NO_SAM_GUIDE = r"terms#pseudo_label: expected one of .*, found the guide 'sam'"
 LEARNED = r"train\.json -> loss: .*images#weak_labels is true, found StructureLoss, which learns from unlabelled pixels"
 
@@ -141,6 +142,14 @@ REFUSED = [
     ("fedrep", {"personal": ["final_conv.*"], "local_steps": 1}, r"1 problem\n  - before#parts .*; set local_steps"),
     ("fedproto", {"mixed_networks": ["basic_unet", R18]}, r"1 problem\n  - sites: .*same width, .*, 256 at site-2; ch"),
     *(("samfed", {"guides": none}, NO_SAM_GUIDE) for none in (None, [])),
+    *(
+        ("no_sam", {name: None}, rf"train\.json -> {name}: expected a component, which every site uses, found null")
+        for name in ("train#trainer", "validate#dataloader", "test#dataloader", "validate#scores")
+    ),
+    ("no_sam", {"test": None}, r"train\.json -> test#dataloader: .*found no such id; remove the change of it"),
+    ("no_sam", {"test#dataloader#_disabled_": True}, r"-> test#dataloader: .*found a disabled component"),
+    *(("no_sam", {"validate#handlers": none}, UNSCORED) for none in (None, [])),
+    ("no_sam", {"validate#evaluator#val_handlers": None}, UNSCORED),
     (
         "samfed",
         {"loss": DICE},
@@ -201,6 +210,7 @@ def of_loss(name: str, *classes: str, **arguments: Any) -> Any:
         ("weak_labels", {"loss": {"_target_": "monai.losses.DiceCELoss", "other_act": 1}}),  # refused where it is built
         ("supervised", {"images#weak_labels": False}),
         ("fedrep", {"personal": ["final_conv.*"]}),  # the number of steps depends on the site's images
+        ("no_sam", {"validate#handlers": [{"_target_": "samfed_monai.handlers.ScoreHandler"}]}),
         ("hssf", {"terms#own": {"_target_": "os.fspath", "path": "@store_dir"}}),  # it needs a site's paths
         ("heterogeneous", {"choices": {"site-1": {"network": R18, "network_def#encoder_output_stride": 8}}}),
     ],

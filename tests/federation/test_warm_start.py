@@ -74,11 +74,14 @@ def test_held_out_images_are_not_trained_on(warmed, small_list, tmp_path):
     assert {item.sha256 for item in left.public} < {item.sha256 for item in small_list.public}
 
 
-def test_warm_start_key_depends_on_held_out_share_and_groups(warmed, small_list):
+def test_warm_start_key_depends_on_held_out_share_and_groups(warmed, small_list, caplog):
     public = [replace(item, group=str(place // 2)) for place, item in enumerate(small_list.public)]
     grouped = replace(small_list, public=public)
     whole, part = warmed(steps=1)[1], warmed(steps=1, held_out=0.25)[1]
+    caplog.set_level("INFO")
+    caplog.clear()
     untrained = warmed(steps=0)[1]
+    assert "warm start" not in caplog.text, "there is none"
     assert len({whole, part, untrained, warmed(steps=1, held_out=0.25, datalist=grouped)[1]}) == 4
     assert warmed(steps=1, datalist=grouped)[1] == whole, "all images are trained on"
     assert warmed(steps=0, held_out=0.25, datalist=grouped)[1] == untrained, "without steps nothing is held out"

@@ -362,8 +362,15 @@ def test_classes_are_compared_by_largest_logit():
     logits = planes.expand(2, -1, -1, -1)  # class values 1, 0, 2, 1
     changed = logits.clone()
     changed[:, 0, 0, 0], changed[:, 2, 0, 3] = 5.0, 5.0  # 0, 0, 2, 2
-    row = export._measure("x", 1.0, lambda images: changed[: len(images)], torch.zeros(2, 3, 1, 4), logits)
+    row = export._measure("x", 1.0, lambda images: changed[: len(images)], torch.zeros(2, 3, 1, 4), logits, 0.5)
     assert (row.pixels, row.dice, row.difference) == (0.5, pytest.approx(2 * 1 / (3 + 2)), 5.0)
+
+
+@pytest.mark.parametrize(("threshold", "pixels"), [(0.5, 0.0), (0.3, 0.25), (0.1, 0.0)])
+def test_masks_are_compared_at_threshold(threshold, pixels):
+    logits = torch.tensor([-2.0, -1.0, -0.5, 1.0]).view(1, 1, 1, 4).expand(2, -1, -1, -1)  # 0.12, 0.27, 0.38, 0.73
+    run = lambda images: logits[: len(images)] + torch.tensor([0.0, 0.5, 0.0, 0.0])  # noqa: E731 - 0.27 becomes 0.38
+    assert export._measure("x", 1.0, run, torch.zeros(2, 3, 1, 4), logits, threshold).pixels == pixels
 
 
 def test_exported_bundle_passes_monai_property_check(model, images, tmp_path, monkeypatch, capsys):

@@ -18,6 +18,7 @@ from samfed_monai.handlers import Guidance
 from samfed_monai.losses import StructureLoss
 from samfed_monai.methods import see
 from samfed_monai.networks.sam.build import assemble, embed, vit_encoder
+from tests.federation.test_job import job
 from tests.methods import engine_of
 from tests.networks.sam.tiny import tiny_sam
 
@@ -307,6 +308,15 @@ def test_missing_sam_weights_are_refused_without_path(monkeypatch, tmp_path, nam
     with pytest.raises(Refused, match=message) as error:
         see.RefinedLabelTerm(data=None, transform=None, **options).check(engine)  # type: ignore[arg-type]
     assert str(tmp_path) not in str(error.value)
+
+
+def test_run_without_sam_weights_is_refused_before_it_starts(small_federation, monkeypatch, tmp_path):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nothing"))
+    with pytest.raises(
+        Refused, match=r"weights of mobile_sam: expected .*, found no such file; run `samfed weights mob"
+    ):
+        job(small_federation, tmp_path / "run", variant="see").run()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("split", "pseudo", "logit"), [("labelled", 0.1, -2.0), ("unlabelled", 0.8, 3.0)])
