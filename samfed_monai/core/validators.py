@@ -217,15 +217,17 @@ def _hint(value: Any, expected: str) -> str:
         return "remove the quotes" if math.isfinite(float(text)) else "the largest number is 1.8e308"
     if text in ("true", "false") and "true or false" in expected:
         return f"write {text} without quotes (True or False on MONAI's own command line)"
-    if isinstance(value, tuple) and len(value) == 2 and "number" in expected:  # 0,5 on the command line
-        return f"write decimals with a point, as {value[0]}.{value[1]}"
+    words = ",".join(map(str, value)) if isinstance(value, tuple) else text  # 0,5 on the command line is a tuple
+    if "number" in expected and re.fullmatch(r"-?\d+,\d+", words):
+        return "write decimals with a point, as 0.5"
     if text and "a list" in expected and "number" not in expected:
         return f"write {json.dumps([name for item in value.split(',') if (name := item.strip(_BRACKETS))])}"
     if isinstance(value, float) and value.is_integer() and "whole number" in expected:
         return f"write {int(value)}"
     if "a component" in expected:
         return 'write an object with _target_, or a reference to one, "@ID"'
-    return "put it in quotes" if isinstance(value, (bool, int, float)) and "a string" in expected else ""
+    is_unquoted = isinstance(value, (bool, int, float)) and "a string" in expected and "number" not in expected
+    return "put it in quotes" if is_unquoted else ""
 
 
 _BRACKETS = " []'\""

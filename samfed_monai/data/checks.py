@@ -91,6 +91,17 @@ def wrong_root(files: Sequence[str], data_root: str | Path, listed: str) -> list
     return [Problem(str(root.resolve()), found, f"{counted(len(files), 'file')} of {listed}", hint)]
 
 
+def among_images(datalist: DataList, data_root: str | Path, output_dir: str | Path) -> list[Problem]:
+    """Returns a problem if an output folder has listed images or is below such a folder: its masks would be images."""
+    root, output = Path(data_root).resolve(), Path(output_dir).resolve()
+    folders = {(root / item.image).parent for *_, item in datalist.items()}
+    above = output.is_relative_to(root) and any(output in (folder, *folder.parents) for folder in folders)
+    if not above and folders.isdisjoint({*output.parents} - {root}):
+        return []
+    expected, hint = "a folder without listed images", "choose another output_dir"
+    return [Problem("output_dir", repr(str(output)), expected, hint)]
+
+
 def survey(
     listed: Iterable[Any], data_root: str | Path, *, threshold: int | None = None, classes: Sequence[str] = ()
 ) -> list[Facts]:

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused, error_text, refused
-from samfed_monai.core.io import Created, read_json, require_writable, undo_on_error, write_json, write_new
+from samfed_monai.core.io import (
+    Created,
+    no_file_there,
+    read_json,
+    require_writable,
+    undo_on_error,
+    write_json,
+    write_new,
+)
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.text import counted
 from samfed_monai.core.validators import one_of, require, schema_problems
@@ -401,10 +409,7 @@ def cut_nifti(
     if 0 in labels or len({*labels}) < len(labels):
         found, expected = f"the values {', '.join(map(str, labels))}", "each value once, without 0 (the background)"
         problems.add("--label", found=found, expected=expected)
-    if slices.exists() and not slices.is_dir():
-        problems.add(
-            "--slices", found=f"the file {slices}", expected="a folder for the slices", hint="choose another name"
-        )
+    problems.extend(no_file_there("--slices", slices))
     volumes, sentences = _find_volumes(root, slices, problems)
     problems.extend(class_value_problems(root, dict(zip(classes, labels or range(1, len(classes) + 1), strict=False))))
     for site in without_spacing:

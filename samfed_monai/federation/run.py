@@ -19,12 +19,12 @@ from samfed_monai.config.check import check_base_weights
 from samfed_monai.config.parse import flat, lookup, resolve
 from samfed_monai.config.variants import resolved_method
 from samfed_monai.core.errors import Problem, Problems
-from samfed_monai.core.io import PUBLIC, require_writable, sha256_bytes, sha256_file, write_json
+from samfed_monai.core.io import PUBLIC, no_file_there, require_writable, sha256_bytes, sha256_file, write_json
 from samfed_monai.core.process_setup import device_name, peak_memory, usable_device
 from samfed_monai.core.run_log import COMMAND, RunLog, command_line
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
-from samfed_monai.data.checks import leaks
+from samfed_monai.data.checks import among_images, leaks
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Participants, build_network, require_starts, run_config
 from samfed_monai.federation.plan import Paths, Plan
@@ -569,6 +569,7 @@ def plan_problems(
         with problems.collected():
             TeacherStage.of(plan, paths).dry_run(run_config(plan, paths).value("teacher_adapt"))
     problems.extend(_unreadable_files(paths))
+    problems.extend(no_file_there("federate.json -> cache_dir", paths.cache))
     if participants is None:
         return list(problems)
     strategy, config = participants.strategy, participants.config
@@ -583,9 +584,7 @@ def plan_problems(
     problems.extend(_mask_problems(config, paths.masks_from))
     problems.extend(class_problems(datalist or DataList("", [], classes=config.optional("classes") or []), config))
     if datalist is not None:
-        out, root = Path(paths.output_dir).resolve(), Path(paths.data_root).resolve()
-        mixed = out.is_relative_to(root) and any(out in (root / item.image).parents for *_, item in datalist.items())
-        problems.unless(not mixed, "output_dir", out, "a folder without listed images", "choose another output_dir")
+        problems.extend(among_images(datalist, paths.data_root, paths.output_dir))
         problems.extend(no_public_images(datalist, supervised=participants.supervised))
         problems.extend(participants.label_problems(datalist, datalist.name))
     if sites is not None:

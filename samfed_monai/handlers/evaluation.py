@@ -336,8 +336,10 @@ class SiteEvaluation:
 
     def _records(self) -> dict[str, list[dict[str, Any]]]:
         from samfed_monai.data import DataList
+        from samfed_monai.data.checks import among_images
 
         datalist = DataList.load(self.datalist)
+        require(among_images(datalist, self.data_root, self.folder))
         names = sorted(datalist.sites) if self.site is None or self.site in SERVER_NAMES else [self.site]
         records = labelled_records(datalist, self.data_root, names, split=self.split, limit=self.limit)
         if not records:

@@ -122,6 +122,8 @@ UNQUOTED = "write true without quotes (True or False on MONAI's own command line
         (2.0, {"type": ["integer", "null"]}, "expected a whole number or null, found 2.0 (float); write 2"),
         ("\u0663", {"type": "number"}, "expected a number, found '\u0663' (str)"),
         ((0, 5), {"type": "number"}, "expected a number, found (0, 5) (tuple); write decimals with a point, as 0.5"),
+        ("0,05", {"type": "number"}, "expected a number, found '0,05' (str); write decimals with a point, as 0.5"),
+        (True, {"type": ["string", "integer"]}, "expected a string or a whole number, found True (bool)"),
         ("nan", {"type": ["array", "number"]}, "expected a list or a number, found 'nan' (str)"),
         ("a, b", {"type": "array"}, 'expected a list, found \'a, b\' (str); write ["a", "b"]'),
         ("['a']", {"type": "array"}, 'expected a list, found "[\'a\']" (str); write ["a"]'),

@@ -314,7 +314,7 @@ def test_problems_are_refused_together_and_nothing_is_written(tmp_path):
     error = str(refused.value)
     assert "--label: expected each value once, without 0 (the background), found the values 0" in error
     assert "--slices: expected a folder outside" in error
-    with pytest.raises(Refused, match=r"--slices: expected a folder for the slices, found the file .*\.nii;"):
+    with pytest.raises(Refused, match=r"--slices: expected a folder, found the file .*\.nii;"):
         cut_nifti(tmp_path / "in/b", saved(tmp_path / "file.nii", EMPTY))
     assert "--label: expected one for each of ['liver', 'spleen'], in this order, found 1 values; give it once" in error
     assert "expected NIfTI volumes (.nii, .nii.gz), found no images; b/images: not read: 1 picture (photo" in error

@@ -76,11 +76,14 @@ def test_run_writes_results_tables_and_models(small_federation, tmp_path, caplog
     assert len(list((tmp_path / "run" / "evaluation" / "best" / "site-1" / "test" / "masks").iterdir())) == 2
 
 
-@pytest.mark.parametrize("place", [".", "site-1"])
+@pytest.mark.parametrize("place", [".", "site-1", "site-1/images/run"])
 def test_output_folder_with_listed_images_is_refused(small_federation, place):
     before = sorted(small_federation.rglob("*"))
-    with pytest.raises(Refused, match=r"output_dir: expected a folder without listed images, found .*; choose"):
-        job(small_federation, small_federation / place).run()
+    message = (
+        r"2 problems\n.*cache_dir: expected a folder, found the file .*\n.*output_dir: expected a folder without lis"
+    )
+    with pytest.raises(Refused, match=message):
+        job(small_federation, small_federation / place, cache_dir=small_federation / "list.json").run()
     assert sorted(small_federation.rglob("*")) == before, "nothing was written"
 
 

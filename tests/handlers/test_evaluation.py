@@ -167,6 +167,9 @@ def test_empty_split_unknown_site_and_changed_file_are_refused(tmp_path: Path) -
     render_synthetic(tmp_path, sites=1, **settings).save(tmp_path / "list.json")  # type: ignore[arg-type]
     with pytest.raises(Refused, match=r"list.json -> sites -> validation: expected at least one image, found none"):
         evaluation(tmp_path, split="validation").run()
+    for place in ("site-1", "site-1/images/scores"):
+        with pytest.raises(Refused, match=r"output_dir: expected a folder without listed images, found .*; choose"):
+            evaluation(tmp_path, output_dir=tmp_path / place).run()
     with pytest.raises(Refused, match="site: expected one of"):
         evaluation(tmp_path, site="sito").run()
     with pytest.raises(Refused, match="val_handlers: expected a list with @validate#scores, found other handlers only"):
