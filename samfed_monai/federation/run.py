@@ -265,7 +265,7 @@ class Run:
         sites = {name: [item.sha256 for item in site.validation] for name, site in datalist.sites.items()}
         write_quality(Quality(calibration, colours, digests_of(sites) if calibration else ()), self.paths.output_dir)
 
-    def _check(self, *, here: bool) -> None:
+    def _check(self, *, here: bool = True) -> None:
         """Refuses settings that cannot work, before anything is written or sent to a site.
 
         Args:

@@ -372,7 +372,8 @@ def _receive(weights: Weights, source: str, received: Path) -> None:
     elif re.match("(https?|file):", source, re.IGNORECASE):
         download(source, received)
     elif not Path(source).is_file():
-        raise refused(without_login(source)[0], "no such file", "a file, a URL or 'registry'", "check the path")
+        found = "a folder" if Path(source).is_dir() else "no such file"
+        raise refused(without_login(source)[0], found, "a file, a URL or 'registry'", "check the path")
     else:
         shutil.copyfile(source, received)
 

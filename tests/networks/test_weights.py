@@ -113,6 +113,8 @@ def test_fault_29_wrong_hash_is_refused_and_file_kept(source, folder, tmp_path):
 def test_unknown_sources_are_refused(tmp_path):
     with pytest.raises(Refused, match=r"nowhere: expected a file, a URL or 'registry', found no such file"):
         install_weights("mobile_sam", tmp_path / "nowhere")
+    with pytest.raises(Refused, match=r"a file, a URL or 'registry', found a folder; check the path"):
+        install_weights("mobile_sam", tmp_path)
     with pytest.raises(Refused, match="ftp://host/x: expected a file, a URL or 'registry'"):
         install_weights("mobile_sam", "ftp://al:s3cret@host/x")
     names = r": expected one of \['mobile_sam', 'sam_vit_b', 'lite'\], found 'lit'; did you mean"
