@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
-from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.registry import Registry
 from samfed_monai.core.validators import POSITIVE, in_range, one_of, require
 from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, no_stream, register_reads, unknown_guide
@@ -96,13 +96,8 @@ class Term(ABC):
             in_range(f"{self.where}#fraction", self.fraction, "a fraction", least=0, most=1),
             one_of(f"{self.where}#schedule", self.schedule, SCHEDULES),
             *(check(f"{self.where}#{option}", getattr(self, option)) for option, check in self.checks.items()),
-            self.problems(),
         )
         self._schedule = SCHEDULES[self.schedule]
-
-    def problems(self) -> list[Problem]:
-        """Returns problems of several options together, which no single one of :attr:`checks` finds."""
-        return []
 
     @property
     def where(self) -> str:
@@ -226,12 +221,9 @@ class AgreedTerm(Term):
     least_agreement: float = THRESHOLDS["least_agreement"]
 
     def __post_init__(self) -> None:
-        problems, options = Problems(), (self.teacher, self.student, self.rule, self.tau, self.delta)
-        with problems.collected():
-            super().__post_init__()
-        with problems.collected():
-            self.settings = AgreementSettings(*options, self.least_agreement, where=self.where)
-        problems.refuse_if_any()
+        super().__post_init__()
+        options = (self.teacher, self.student, self.rule, self.tau, self.delta, self.least_agreement)
+        self.settings = AgreementSettings(*options, where=self.where)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -319,13 +311,10 @@ class PseudoLabelTerm(AgreedTerm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._loss = self.loss if callable(self.loss) else _LOSSES[self.loss]
-
-    def problems(self) -> list[Problem]:
-        problems, where = Problems(super().problems()), f"{self.where}#labels"
         if self.labels == "soft" and self.loss == "dice_ce":
-            problems.add(where, "'soft'", "'hard' with the loss dice_ce", "set loss to structure, or labels to hard")
-        return problems
+            expected, hint = "'hard' with the loss dice_ce", "set loss to structure, or labels to hard"
+            raise refused(f"{self.where}#labels", "'soft'", expected, hint)
+        self._loss = self.loss if callable(self.loss) else _LOSSES[self.loss]
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """``L_pl``."""

@@ -19,7 +19,7 @@ from monai.networks.utils import eval_mode
 from torch import Tensor
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.errors import refused
 from samfed_monai.core.validators import BELOW_1, in_range, require, whole
 from samfed_monai.handlers.guide import GlobalGuide, Guidance, register_reads
 from samfed_monai.handlers.records import record
@@ -186,14 +186,10 @@ class DualGuideTerm(Term):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._threshold: Tensor | None = None
-
-    def problems(self) -> list[Problem]:
-        problems = Problems(super().problems())
         if not 0 < self.start <= self.end < 1:
             found, expected = f"{self.start!r} to {self.end!r}", "two quantiles in (0, 1), ascending"
-            problems.add(f"{self.where}#start", found, expected)
-        return problems
+            raise refused(f"{self.where}#start", found, expected)
+        self._threshold: Tensor | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
