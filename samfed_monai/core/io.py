@@ -350,12 +350,6 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True, name: str = "")
     return parsed
 
 
-def no_file_there(where: str, folder: Path) -> list[Problem]:
-    """Returns a problem if ``folder``, to be written into, is a file."""
-    is_file = folder.exists() and not folder.is_dir()
-    return [Problem(where, f"the file {folder}", "a folder", "choose another name")] if is_file else []
-
-
 def require_no_folder(path: str | Path, expected: str) -> None:
     """Refuses a folder where a file is read, which libraries report as a missing device."""
     if Path(path).is_dir():

@@ -12,6 +12,7 @@ from dataclasses import replace
 from enum import Enum
 from functools import partial
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
@@ -145,6 +146,12 @@ _CHECKER = Draft202012Validator.TYPE_CHECKER.redefine_many(
     }
 )
 _Validator = extend(Draft202012Validator, type_checker=_CHECKER)
+
+
+def no_file_there(where: str, folder: Path) -> list[Problem]:
+    """Returns a problem if ``folder``, to be written into, is a file."""
+    is_file = folder.exists() and not folder.is_dir()
+    return [Problem(where, f"the file {folder}", "a folder", "choose another name")] if is_file else []
 
 
 def schema_problems(content: Any, schema: Mapping[str, Any], where: str) -> list[Problem]:

@@ -98,8 +98,7 @@ def among_images(datalist: DataList, data_root: str | Path, output_dir: str | Pa
     above = output.is_relative_to(root) and any(output in (folder, *folder.parents) for folder in folders)
     if not above and folders.isdisjoint({*output.parents} - {root}):
         return []
-    expected, hint = "a folder without listed images", "choose another output_dir"
-    return [Problem("output_dir", repr(str(output)), expected, hint)]
+    return [Problem("output_dir", repr(str(output)), "a folder without listed images", "choose another output_dir")]
 
 
 def survey(

@@ -392,8 +392,7 @@ class _Site:
             expected = f"none: its image has no annotation{self.of_categories}"
             raise refused(place, "a mask", expected, "move it away, or annotate the image")
         if is_drawn and place in self._places:
-            where = f"{picture.where}: {picture.file_name}"
-            raise refused(where, "a second entry of this image", "each image once", "keep one entry, or one COCO file")
+            raise refused(f"{picture.where}: {picture.file_name}", "a second entry", "each image once", "remove one")
         self._places.update([place] if is_drawn else [])
         self.matched.append((picture, image, place if is_drawn else None))
 

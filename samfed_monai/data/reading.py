@@ -242,8 +242,7 @@ def _threshold_hint(grey: NDArray[Any], *, lossy: bool) -> str:
     if len(levels) <= FEW_LEVELS and highest < HALF:
         lowest = min(level for level in levels if level)
         if 0 not in levels and len(levels) > 1:  # the lowest value would make the whole mask foreground
-            rest = "if not, save the background as 0 and the foreground as 255"
-            return f"if {lowest} is the background, give `--mask-threshold {levels[1]}`; {rest}"
+            return f"if {lowest} is the background, give `--mask-threshold {levels[1]}`; if not, save it as 0 and 255"
         rest = "" if len(levels) <= 2 else "; if only one value is foreground, save it as 255"
         return f"if all values above 0 are foreground, give `--mask-threshold {lowest}`{rest}"
     return f"threshold the mask, or give `--mask-threshold {HALF if highest >= HALF else (highest + 1) // 2}`"

@@ -15,18 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused, error_text, refused
-from samfed_monai.core.io import (
-    Created,
-    no_file_there,
-    read_json,
-    require_writable,
-    undo_on_error,
-    write_json,
-    write_new,
-)
+from samfed_monai.core.io import Created, read_json, require_writable, undo_on_error, write_json, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.text import counted
-from samfed_monai.core.validators import one_of, require, schema_problems
+from samfed_monai.core.validators import no_file_there, one_of, require, schema_problems
 from samfed_monai.data.dicom import read_frames
 from samfed_monai.data.folders import (
     FIRST_CHANNEL,

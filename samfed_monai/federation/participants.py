@@ -415,8 +415,7 @@ def dry_run(
         problems.extend(_guide_problems(parts["guides"], terms or (), {**config.overrides, **changes}, strategy))
         problems.extend(_optimizer_problems(parts["optimizer"]))
         problems.extend(_label_problems(parser, parts, terms or ()))
-        if site != SERVER:
-            problems.extend(_engine_problems(parser, parts, federates=strategy is not None))
+        problems.extend(_engine_problems(parser, parts, federates=strategy is not None) if site != SERVER else ())
         if site != SERVER and (trainer := parts["train#trainer"]) is not None:
             if parsed(parser, "local_steps") is None:  # the number of steps depends on the site's images
                 trainer.state.epoch_length = 10**6
@@ -475,14 +474,11 @@ def _build_part(parser: Any, name: str, problems: Problems) -> Any:
 
 def _engine_problems(parser: Any, parts: Mapping[str, Any], *, federates: bool) -> Iterator[Problem]:
     """Problems of a trainer, data loaders and scores that a site lacks, and of an evaluator that computes no scores."""
-    scored = ["validate#scores", *LOADER_IDS.values()] if federates else []
-    for name in ("train#trainer", *scored):
+    for name in ("train#trainer", *(("validate#scores", *LOADER_IDS.values()) if federates else ())):
         _, value = follow(parser.get(), (), f"@{name}")
         if value in (None, MISSING) or is_disabled(value):
             found = "null" if value is None else "no such id" if value is MISSING else "a disabled component"
-            yield Problem(
-                f"train.json -> {name}", found, "a component, which every site uses", "remove the change of it"
-            )
+            yield Problem(f"train.json -> {name}", found, "a component, which every site uses", "undo the change")
     evaluator, handlers = parts["validate#evaluator"], [parts["validate#scores"]]
     handlers += parsed(parser, "validate#handlers") or () if evaluator is not None else ()
     finished = [each.finish for each in handlers if isinstance(each, ScoreHandler)]

@@ -19,10 +19,10 @@ from samfed_monai.config.check import check_base_weights
 from samfed_monai.config.parse import flat, lookup, resolve
 from samfed_monai.config.variants import resolved_method
 from samfed_monai.core.errors import Problem, Problems
-from samfed_monai.core.io import PUBLIC, no_file_there, require_writable, sha256_bytes, sha256_file, write_json
+from samfed_monai.core.io import PUBLIC, require_writable, sha256_bytes, sha256_file, write_json
 from samfed_monai.core.process_setup import device_name, peak_memory, usable_device
 from samfed_monai.core.run_log import COMMAND, RunLog, command_line
-from samfed_monai.core.validators import require
+from samfed_monai.core.validators import no_file_there, require
 from samfed_monai.data import DataList
 from samfed_monai.data.checks import among_images, leaks
 from samfed_monai.federation.local_transport import LocalTransport

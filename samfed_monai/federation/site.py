@@ -25,12 +25,7 @@ from samfed_monai.federation.client import SamFedAlgo
 from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, parts_in, to_exchange_object
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Paths, Plan
-from samfed_monai.federation.preparation import (
-    differences,
-    image_problems,
-    own_fingerprints,
-    sam_fingerprint,
-)
+from samfed_monai.federation.preparation import differences, image_problems, own_fingerprints, sam_fingerprint
 from samfed_monai.federation.site_network import split_state
 from samfed_monai.federation.site_teacher import Disagreement, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import StudentTeacher, TeacherStage

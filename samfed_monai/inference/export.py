@@ -304,7 +304,7 @@ def export_network(
         write: Exporter = exporter or (lambda network, path, images: FORMATS[to][1](network, path, images, texts))
         file_name = output.name if exporter else f"model{output.suffix}"
         written, option = Path(folder) / file_name, f"--to {to}"
-        rows.append(_write_and_measure(f"{to}, float32", option, write, network, written, *samples))
+        rows.append(_write_and_measure(f"{to}, float32", option, write, network, written, samples))
         limit = SAME_LOGITS * max(1.0, float(logits.abs().max()))
         if not rows[1].difference <= limit:  # so that NaN is refused
             found, hint = f"logits that differ by {rows[1].difference:.2g}", "try another format; nothing was written"
@@ -312,7 +312,7 @@ def export_network(
         if int8:
             float32_file, written = written, written.with_name("int8.onnx")
             write_int8 = partial(_to_int8, about=texts, float32_file=float32_file)
-            rows.insert(1, _write_and_measure("onnx, int8", "--int8", write_int8, network, written, *samples))
+            rows.insert(1, _write_and_measure("onnx, int8", "--int8", write_int8, network, written, samples))
             if rows[1].dice < SAME_MASKS:
                 found, hint = f"a Dice of {rows[1].dice:.4f} to masks in float32", "leave it out; nothing was written"
                 raise refused("--int8", found, f"at least {SAME_MASKS}", hint)
@@ -347,14 +347,7 @@ def table_of(rows: Sequence[Measured]) -> str:
 
 
 def _write_and_measure(
-    name: str,
-    option: str,
-    write: Any,
-    network: nn.Module,
-    path: Path,
-    images: Tensor,
-    logits: Tensor,
-    threshold: float,
+    name: str, option: str, write: Any, network: nn.Module, path: Path, samples: tuple[Tensor, Tensor, float]
 ) -> Measured:
     """Writes a file and measures it.
 
@@ -362,14 +355,15 @@ def _write_and_measure(
         name: name of the row.
         option: the option that requests it, for messages.
         write: exporter of this or of another package.
+        samples: images, the network's logits for them, and the threshold of masks.
     """
     try:
         with muted(), without_warnings(), torch.no_grad():
-            run = write(network, path, images[:2])
+            run = write(network, path, samples[0][:2])
             if not (path.exists() and callable(run)):
                 found = "no file at its path" if not path.exists() else type(run).__name__
                 raise refused(option, found, "an exporter that writes the file and returns a function that runs it")
-            return _measure(name, path.stat().st_size / 1e6, run, images, logits, threshold)
+            return _measure(name, path.stat().st_size / 1e6, run, *samples)
     except Refused:
         raise
     except Exception as error:  # from another library's exporter, quantiser or runtime
@@ -384,9 +378,7 @@ def _write_and_measure(
 @torch.no_grad()
 def _measure(name: str, megabytes: float, run: Run, images: Tensor, logits: Tensor, threshold: float) -> Measured:
     found, single = run(images), run(images[:1])
-    ours, theirs = (
-        each.argmax(1) if each.shape[1] > 1 else (each[:, 0].sigmoid() >= threshold).long() for each in (logits, found)
-    )
+    ours, theirs = (x.argmax(1) if x.shape[1] > 1 else (x[:, 0].sigmoid() >= threshold).long() for x in (logits, found))
     total = int((ours > 0).sum() + (theirs > 0).sum())
     return Measured(
         name,

@@ -322,5 +322,5 @@ def test_picture_in_two_files_or_missing_file_is_refused(tmp_path: Path) -> None
         draw_coco(tmp_path)
     for file in ("a.json", "b.json"):
         annotated(tmp_path / "a", {"0.png": DISC}, file=file)
-    with pytest.raises(Refused, match=r"b\.json: 0\.png: expected each image once, found a second entry of this image"):
+    with pytest.raises(Refused, match=r"b\.json: 0\.png: expected each image once, found a second entry; remove one"):
         draw_coco(tmp_path)

@@ -146,7 +146,7 @@ REFUSED = [
         ("no_sam", {name: None}, rf"train\.json -> {name}: expected a component, which every site uses, found null")
         for name in ("train#trainer", "validate#dataloader", "test#dataloader", "validate#scores")
     ),
-    ("no_sam", {"test": None}, r"train\.json -> test#dataloader: .*found no such id; remove the change of it"),
+    ("no_sam", {"test": None}, r"train\.json -> test#dataloader: .*found no such id; undo the change"),
     ("no_sam", {"test#dataloader#_disabled_": True}, r"-> test#dataloader: .*found a disabled component"),
     *(("no_sam", {"validate#handlers": none}, UNSCORED) for none in (None, [])),
     ("no_sam", {"validate#evaluator#val_handlers": None}, UNSCORED),
