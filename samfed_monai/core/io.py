@@ -369,8 +369,7 @@ def _read_text(path: Path) -> str:
 def _syntax_problem(name: str, text: str, error: json.JSONDecodeError) -> Problem:
     lines = text.rstrip().split("\n")
     line = lines[min(error.lineno, len(lines)) - 1] if text.strip() else "an empty file"
-    if len(line) > 2 * _SHOWN:  # a whole file may be one line
-        line = line[max(0, error.colno - _SHOWN) : error.colno + _SHOWN]
+    line = line[max(0, error.colno - _SHOWN) : error.colno + _SHOWN]  # a whole file may be one line
     where = f"{name}, line {error.lineno}, column {error.colno}"
     return Problem(where, f"{line.strip()!r} ({error.msg})", "valid JSON", _hint(text, error.pos))
 
@@ -456,11 +455,8 @@ def safe_load(path: str | Path) -> dict[str, Tensor]:
         if is_out_of_memory(error):
             raise
         if not isinstance(error, (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError)):
-            with path.open("rb") as stream:
-                is_known = stream.read(1) in (b"P", b"\x80")  # a zip archive, or a pickle
-            expected = "tensors only" if is_known else "a weights file: .safetensors, or a state dict of PyTorch"
-            found = type(error).__name__ if is_known else "a file of another kind"
-            raise refused(path, found, expected, "never unpickle this file" if is_known else "") from None
+            found, expected = type(error).__name__, "a weights file: .safetensors, or tensors only from torch.save"
+            raise refused(path, found, expected, "never unpickle this file") from None
         found = (str(error).splitlines() or [type(error).__name__])[0]
         raise refused(path, found=found, expected="a readable weights file") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):

@@ -235,9 +235,7 @@ class Participants:
             if not labelled if self.supervised else masks and labelled < len(images):
                 found = f"{labelled} of this site's {len(images)} images with a label"
                 expected = f"labels{'' if self.supervised else ' of all images'} (this variant learns from them)"
-                hint = (
-                    "add labels with `samfed prepare`, list the site in `unseen`, or choose a variant that needs none"
-                )
+                hint = "add labels with `samfed prepare`, list the site in `unseen`, or choose a variant without labels"
                 problems.add(f"{place} -> labels", found=found, expected=expected, hint=f"{hint}, for instance samfed")
         return list(problems)
 

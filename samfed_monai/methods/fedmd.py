@@ -78,8 +78,7 @@ class Consensus(Strategy):
     def __init__(self, *, average: str = "probabilities", exchange: str = "predictions") -> None:
         hint = "remove exchange, or choose the variant hssf, whose server has a network"
         require(
-            one_of("strategy#average", average, Average),
-            one_of("strategy#exchange", exchange, ["predictions"], hint),
+            one_of("strategy#average", average, Average), one_of("strategy#exchange", exchange, ["predictions"], hint)
         )
         self.average = Average(average)
 

@@ -255,9 +255,8 @@ def test_fault_27_json_syntax_error_is_refused_with_hint(tmp_path: Path, content
 
 def test_only_surroundings_of_error_in_long_line_are_shown(tmp_path: Path):
     (tmp_path / "a.json").write_text(f'{{"a": [{"1, " * 999}], "b": {"2" * 999}}}')
-    with pytest.raises(
-        Refused, match=r"a/b\.json, line 1, column 3005: .* found ', (1, ){19}\], \"b\": 2+' \(Exp"
-    ) as caught:
+    expected = r"a/b\.json, line 1, column 3005: .* found ', (1, ){19}\], \"b\": 2+' \(Exp"
+    with pytest.raises(Refused, match=expected) as caught:
         files.read_json(tmp_path / "a.json", name="a/b.json")
     assert len(str(caught.value)) < 400
 
@@ -347,9 +346,7 @@ def test_missing_weights_folders_and_exported_programs_are_refused(tmp_path: Pat
         with pytest.raises(Refused, match=rf"{name}: expected a weights file, found an exported program; give the wei"):
             files.safe_load(tmp_path / name)
     (tmp_path / "list.json").write_text("{}")
-    with pytest.raises(
-        Refused, match=r"json: expected a weights file: \.safetensors, or a state dict of PyTorch, found "
-    ):
+    with pytest.raises(Refused, match=r"json: expected a weights file: \.safetensors, or tensors only from torch\."):
         files.safe_load(tmp_path / "list.json")
     for name in ("none.safetensors", "none.pt"):
         with pytest.raises(Refused, match=rf"{name}: expected a weights file, found no such file; check the path"):

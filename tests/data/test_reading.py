@@ -158,19 +158,10 @@ def test_fault_13_masks_are_binary_or_thresholded(tmp_path, values, kind, thresh
     assert (mask.tolist(), mask.dtype) == ([expected], np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("levels", "threshold"),
-    [
-        ((0, 2), 2),
-        ((1, 2), 2),
-        ((1, 2, 3), 2),
-        ((0, 1, 2), 1),
-        ((0, 100), 100),
-        ((0, 200), 128),
-        ((0, 3, 254), 128),
-        (range(60), 30),
-    ],
-)
+LEVELS = {(0, 2): 2, (1, 2): 2, (1, 2, 3): 2, (0, 1, 2): 1, (0, 100): 100, (0, 200): 128, (0, 3, 254): 128}
+
+
+@pytest.mark.parametrize(("levels", "threshold"), [*LEVELS.items(), (range(60), 30)])
 def test_fault_65_advised_threshold_keeps_foreground(levels, threshold):
     content = png_of(np.array([levels], np.uint8))
     with pytest.raises(Refused, match=rf"`--mask-threshold {threshold}`"):

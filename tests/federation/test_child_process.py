@@ -12,7 +12,7 @@ import pytest
 from samfed_monai.core.errors import ExitCode
 from samfed_monai.federation.child_process import Child, ChildDied
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
-from tests.forking import alive, wait_until
+from tests.waiting import alive, wait_until
 
 ECHO = "tests.federation.echo_worker"
 

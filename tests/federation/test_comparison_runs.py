@@ -16,7 +16,7 @@ import pytest
 from samfed_monai.core.errors import Stopped, reported
 from samfed_monai.core.io import read_json
 from samfed_monai.federation.comparison_runs import Run, RunsRefused, configs_of, failure, log_reason, run_all
-from tests.forking import wait_until
+from tests.waiting import wait_until
 
 CONFIGS = {
     "federate": {"rounds": 3, "image_size": 64},

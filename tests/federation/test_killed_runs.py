@@ -23,7 +23,8 @@ from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.federation import RunFolder
 from samfed_monai.methods.fedavg import FedAvg
 from tests.federation.toys import FixedClient, ToyTerms, controller, run_clients, run_toy, weights
-from tests.forking import start, wait_until
+from tests.forking import start
+from tests.waiting import wait_until
 
 ROUNDS, DONE = 4, 2
 

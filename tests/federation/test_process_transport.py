@@ -29,7 +29,8 @@ from samfed_monai.federation.process_transport import describe_error, rebuild_er
 from samfed_monai.protocol import Failure, Kind, Message, Task
 from tests.federation.test_job import CLIENT, UNLIKE, job
 from tests.federation.toys import QUIET
-from tests.forking import alive, fork_workers, start, wait_until
+from tests.forking import fork_workers, start
+from tests.waiting import alive, wait_until
 
 #: Small by its own words: some of the processes are real ones, that know nothing of :mod:`tests.speedups`.
 STEPS = {**CLIENT, "image_size": 64, "network_def#features": [8, 8, 8, 8, 8, 8]}

@@ -14,7 +14,7 @@ from samfed_monai.flare.local import Processes, simulate
 from tests.flare.carried import hashes
 from tests.flare.toys import REPO, toy_job, toy_site_files
 from tests.flare.unbroken import unbroken
-from tests.forking import wait_until
+from tests.waiting import wait_until
 
 SITES = ("site-1", "site-2")
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from samfed_monai.flare.job import NEEDED
 from samfed_monai.flare.local import SERVER, Poc, Processes, run_poc, simulate
 from samfed_monai.flare.site_file import read_site_file
 from tests.flare.test_equality import free_port
-from tests.forking import wait_until
+from tests.waiting import wait_until
 
 TERMINATED = r"received SIGTERM(.|\n)*run the same command again"
 

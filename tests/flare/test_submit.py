@@ -24,7 +24,7 @@ from tests.flare.carried import hashes
 from tests.flare.test_equality import FEW_IMAGES, OPTIONS, free_port, words
 from tests.flare.toys import REPO, toy_job
 from tests.flare.unbroken import unbroken
-from tests.forking import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 SITES = ("site-1", "site-2")

@@ -33,17 +33,8 @@ from samfed_monai.inference.assessment import (
     sentences,
 )
 from samfed_monai.inference.forms import COLUMNS as TABLE
-from samfed_monai.metrics.quality import (
-    Calibration,
-    Colours,
-    Quality,
-    digests_of,
-    level_dice,
-    quality_path,
-    read_quality,
-    recognised,
-    write_quality,
-)
+from samfed_monai.metrics import quality as files
+from samfed_monai.metrics.quality import Calibration, Colours, Quality, digests_of, level_dice, recognised
 from tests.inference.models import small_model
 
 CHANCES = np.array([[0.9, 0.8, 0.6, 0.1]], np.float32)
@@ -256,17 +247,17 @@ def test_too_few_calibration_images_are_refused():
 def test_quality_file_is_bound_to_weights(tmp_path):
     model = tmp_path / "model.pt"
     model.write_bytes(b"weights")
-    assert read_quality(model) == Quality()
-    path = write_quality(Quality(HALF), model)
-    assert path == quality_path(model) == tmp_path / "model.quality.json"
+    assert files.read_quality(model) == Quality()
+    path = files.write_quality(Quality(HALF), model)
+    assert path == files.quality_path(model) == tmp_path / "model.quality.json"
     assert json.loads(path.read_text())["model_sha256"] == sha256_file(model)
-    assert read_quality(model) == Quality(HALF)
+    assert files.read_quality(model) == Quality(HALF)
     model.write_bytes(b"others")
     expected = "model_sha256: expected the SHA-256 of model.pt, found .*, a hash of other weights; delete"
     with pytest.raises(Refused, match=expected):
-        read_quality(model)
-    assert write_quality(Quality(HALF), tmp_path) == tmp_path / "quality.json"
-    assert read_quality(tmp_path) == Quality(HALF)
+        files.read_quality(model)
+    assert files.write_quality(Quality(HALF), tmp_path) == tmp_path / "quality.json"
+    assert files.read_quality(tmp_path) == Quality(HALF)
 
 
 def test_dice_option_accepts_percentages():
@@ -297,7 +288,7 @@ def test_evaluate_calibrates_model_used_by_infer(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "the model was calibrated on these 20 images" in printed
     assert "(replaced the earlier calibration)" in printed
-    made = read_quality(Path("model.safetensors"))
+    made = files.read_quality(Path("model.safetensors"))
     assert made.calibration.images == 20
     assert made.colours is not None
     hashes = {name: [item.sha256 for item in site.validation] for name, site in listed.sites.items()}

@@ -164,7 +164,5 @@ def test_invalid_arguments_are_refused_together():
     with pytest.raises(Refused, match=r"3 problems(.|\n)*size(.|\n)*zoom(.|\n)*rotate: .*in \[0, 180\], found -1"):
         WeakViewd(size=0, zoom=(1.2, 0.8), rotate=-1)
     for size in ([64], [64, 64, 64], [64, 0], True):
-        with pytest.raises(
-            Refused, match=rf"size: expected one or two whole numbers from 1, found {re.escape(str(size))}"
-        ):
+        with pytest.raises(Refused, match=rf"size: expected one or two whole .* 1, found {re.escape(str(size))}"):
             WeakViewd(size=size)
