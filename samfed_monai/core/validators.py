@@ -129,6 +129,12 @@ def switch(where: str, value: Any) -> list[Problem]:
     return [] if isinstance(value, bool) else [Problem(where, repr(value), "true or false")]
 
 
+def no_file_there(where: str, folder: Path) -> list[Problem]:
+    """Returns a problem if ``folder``, to be written into, is a file."""
+    is_file = folder.exists() and not folder.is_dir()
+    return [Problem(where, f"the file {folder}", "a folder", "choose another name")] if is_file else []
+
+
 _MOST_SHOWN = 120  # characters of a value
 
 
@@ -146,12 +152,6 @@ _CHECKER = Draft202012Validator.TYPE_CHECKER.redefine_many(
     }
 )
 _Validator = extend(Draft202012Validator, type_checker=_CHECKER)
-
-
-def no_file_there(where: str, folder: Path) -> list[Problem]:
-    """Returns a problem if ``folder``, to be written into, is a file."""
-    is_file = folder.exists() and not folder.is_dir()
-    return [Problem(where, f"the file {folder}", "a folder", "choose another name")] if is_file else []
 
 
 def schema_problems(content: Any, schema: Mapping[str, Any], where: str) -> list[Problem]:

@@ -116,9 +116,9 @@ class ProcessTransport(WireTransport, AbstractContextManager["ProcessTransport"]
         super().save_state(folder)
         digests = {}
         for site in self.sites:
-            for newest in list(stored_states(self._states / as_file_name(site)).values())[-1:]:
-                _link(newest, Path(folder) / state_file(site))
-                digests[state_file(site)] = tensor_file.state_digest(newest)
+            if states := list(stored_states(self._states / as_file_name(site)).values()):
+                _link(states[-1], Path(folder) / state_file(site))
+                digests[state_file(site)] = tensor_file.state_digest(states[-1])
         return digests
 
     def load_state(self, folder: Path) -> None:
