@@ -50,8 +50,7 @@ def test_imports_follow_package_order():
     assert wrong == []
 
 
-def test_modules_import_each_other_in_no_circle():
-    """Imports in functions and for a type checker count, too."""
+def test_modules_import_each_other_in_no_circle():  # imports in functions and for a type checker count, too
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): tree for path, tree in TREES.items()}
     graph = {name: imported(list(ast.walk(tree))) & modules.keys() for name, tree in modules.items()}
     assert {*TopologicalSorter(graph).static_order()} == modules.keys()  # a circle is a CycleError that names it

@@ -1,7 +1,5 @@
 """What tests of other processes wait for."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

@@ -27,7 +27,7 @@ from samfed_monai.core.process_setup import best_device
 from samfed_monai.core.run_log import muted
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
-from samfed_monai.data.checks import among_images, ids_of
+from samfed_monai.data.checks import ids_of
 from samfed_monai.data.image_folder import image_folder
 from samfed_monai.handlers import BatchBar, SiteEvaluation
 from samfed_monai.handlers.mask_writer import ConflictingFiles, MaskFolder, MaskWriter, Prediction, predicted
@@ -264,7 +264,6 @@ class Predictor:
                 list or split, or with other options.
         """
         split, data, run = split or ("validation" if calibrate else "test"), DataList.load(datalist), self.model.run
-        require(among_images(data, data_root, output_dir))
         listed = data.sites
         sites = [site] if site in listed else listed
         images = {name: items for name in sites if (items := getattr(listed[name], split))}

@@ -212,6 +212,7 @@ class ReleaseFilter:
     def _check(self, task: Task, request: Message, reply: Message, allowed: Allowed) -> None:
         if not isinstance(reply, Message):
             raise MessageRefused([Problem("message", "another type", "a Message")])
+        self.require_answerable(task, request)  # again: requests that were answered meanwhile count
         problems = _header_problems(request, reply)
         if reply.tensors and task != Task.TRAIN:
             problems.add("message -> tensors", "tensors without training", "metrics only")

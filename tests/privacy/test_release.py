@@ -108,6 +108,8 @@ def test_only_trained_tensors_for_this_site_are_released():
     assert len(error.value.problems) == 4
     with pytest.raises(MessageRefused, match="tensors: expected metrics only, found tensors without training"):
         release()(Task.EVALUATE, request(), reply())
+    with pytest.raises(MessageRefused, match="site: expected the sender's own name, found another site's name"):
+        release()(Task.TRAIN, request(site="Bern"), reply(site="Bern"))
     with pytest.raises(MessageRefused, match="a Message"):
         release()(Task.TRAIN, request(), SECRET)
 
@@ -424,20 +426,26 @@ def test_fault_86_momentum_and_batch_come_from_site():
     ],
 )
 def test_faults_87_and_96_answers_per_round_are_limited(tmp_path, task, what, settings):
-    make = numbers if task == Task.EVALUATE else reply
+    make, other = (numbers, reply) if task == Task.EVALUATE else (reply, numbers)
     for _ in range(31):
         release(folder=tmp_path, privacy=settings)(task, request(), make())  # each time a site that was started again
     here = release(folder=tmp_path, privacy=settings)
-    here.require_answerable(task, request())
     here(task, request(), make())
     for again in (here, release(folder=tmp_path, privacy=settings)):
         with pytest.raises(MessageRefused) as error:
-            again.require_answerable(task, request())
+            again(task, request(), make())
         assert [str(problem) for problem in error.value.problems] == [
             f"{what}: expected at most 32 in a round, found one more; start a new run with another name"
         ]
-    here.require_answerable(task, request(round=4))
-    here.require_answerable(Task.TRAIN if task == Task.EVALUATE else Task.EVALUATE, request())
+    here(task, request(round=4), make(round=4))
+    here(Task.TRAIN if task == Task.EVALUATE else Task.EVALUATE, request(), other())
+
+
+@pytest.mark.parametrize("fields", [{"round": 9}, {"round": -1}, {"rounds": 10_000}])
+def test_fault_87_unplanned_round_is_refused(fields):
+    release(rounds=9)(Task.EVALUATE, request(), numbers())
+    with pytest.raises(MessageRefused, match="round: expected one of 9 rounds, found a round outside the plan"):
+        release(rounds=9)(Task.EVALUATE, request(**fields), numbers(**fields))
 
 
 def test_site_minimum_applies_to_images_trained_on():
