@@ -31,6 +31,7 @@ from samfed_monai.reports.rows import (
 )
 from samfed_monai.reports.run_data import RunData, scored, teacher_alone
 from samfed_monai.reports.style import DEFAULT_CONVENTION
+from samfed_monai.results import fall_of
 
 
 def _notes(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
@@ -77,6 +78,9 @@ def _scoring_notes(runs: Sequence[RunData]) -> Iterator[str]:
         if fewer := joined({run: f"{n} of {most}" for run, n in counts.items() if n < most}):
             text = f"Some runs were scored on fewer {images} than others ({fewer}): a site gave no scores there, so"
             yield f"{text} {consequence}."
+    falls = {f"{run.row}, seed {run.seed}": fall_of(run.results["models"]) for run in runs}
+    if fallen := joined({run: "{:.3f}, then {:.3f}".format(*both) for run, both in falls.items() if both}):
+        yield f"Training made some networks worse after the round that the table shows (Dice, best and last: {fallen})."
     if unscored := ", ".join(sorted({run.row for run in runs if (run.results["teacher"] or {}).get("score") is False})):
         yield f"The SAM teacher was not scored where `score` of `teacher.json` is false ({unscored})."
 

@@ -22,6 +22,7 @@ from samfed_monai.reports.overlays import NO_LIST, OUTLINES, Shown, make_overlay
 from samfed_monai.reports.rows import interval, title_of
 from samfed_monai.reports.run_data import RunData, scored, teacher_alone
 from samfed_monai.reports.style import CAVEATS, DEFAULT_CONVENTION, PRIVACY, Picture, as_ranges, environment, sentences
+from samfed_monai.results import fall_of
 
 logger = logging.getLogger(__name__)
 
@@ -326,6 +327,7 @@ def advice_on(run: RunData) -> list[str]:
     agreement = {site: fmean(between) for site, between in run.student_and_teacher().items()}
     return sentences(
         "advice.j2",
+        fall=fall_of(results["models"]),
         held_out=(teacher.get("after") or {}).get("held_out"),
         weak={site: dice for site, dice in dices.items() if dice is not None and dice < LOW},
         taught=len(dices),

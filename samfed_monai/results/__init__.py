@@ -21,7 +21,9 @@ Summaries = Mapping[str, Mapping[str, Mapping[str, Any] | None]]
 """By site and split, the result of :func:`samfed_monai.metrics.summarise`; ``None`` if the site sent nothing."""
 
 BYTES = ("up_bytes", "down_bytes")
-BEST = "best"
+BEST, LAST = "best", "last"
+MAX_FALL = 0.1
+"""Dice that the last model may lose to the best one before training counts as harmful."""
 
 RESTORE = "restore the file from a copy of the run folder and continue, or run again in a new output_dir"
 ROUND_SCHEMA = read_json(Path(__file__).with_name("round.schema.json")) | {"$defs": RESULTS_SCHEMA["$defs"]}
@@ -145,6 +147,18 @@ def build_results(
     }
     require(validate_results(results))
     return results
+
+
+def fall_of(models: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Dice of a run's best and last model if the last lost more than :data:`MAX_FALL`; else ``None``.
+
+    It is validation Dice, or test Dice if no site sent scores of validation images.
+    """
+    for split in ("validation", "test"):
+        best, last = (models[name]["average"][split]["dice"] if name in models else None for name in (BEST, LAST))
+        if best is not None and last is not None:
+            return (best, last) if best - last > MAX_FALL else None
+    return None
 
 
 def site_tables(tables: Summaries, *, splits: Sequence[str] = SPLITS, skip_empty: bool = False) -> dict[str, Any]:

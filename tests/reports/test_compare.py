@@ -57,6 +57,7 @@ def test_gap_is_undefined_without_valid_floor_and_ceiling(runs, tmp_path):
 def test_differing_seeds_rounds_and_images_are_noted(runs, tmp_path):
     short = read_json(runs[0] / "results.json")
     short["average"]["test"]["n"] = 1
+    short["models"]["last"]["average"]["validation"]["dice"] = 0.5
     write_json(runs[0] / "results.json", short)
     table = comparison_table([*runs, write_run(tmp_path / "extra", "samfed", 9, 0.2)])
     assert row_of(table, "samfed").gap == pytest.approx(0.6)
@@ -64,6 +65,10 @@ def test_differing_seeds_rounds_and_images_are_noted(runs, tmp_path):
     assert any("Rows have different seeds (dp_only: 0, 1, 2; " in note for note in table.notes)
     (note,) = [note for note in table.notes if "fewer test images" in note]
     assert "seed 0: 1 of 2): a site gave no scores there" in note
+    (note,) = [note for note in table.notes if note.startswith("Training made some networks worse after the round")]
+    assert note.endswith(
+        f"best and last: {short['variant']}, seed 0: {short['average']['validation']['dice']:.3f}, then 0.500)."
+    )
     other = [write_run(tmp_path / name, name, 0, 0.8, rounds=n) for name, n in {"samfed": 5, "oracle": 9}.items()]
     assert "Runs have different numbers of rounds (samfed: 5; oracle: 9)." in comparison_table(other).notes
 

@@ -135,6 +135,15 @@ def test_advice_reports_failed_fit_without_site_masks(run):
     assert text.startswith("On public images that it was not fitted on, the teacher's Dice is 0.200")
 
 
+@pytest.mark.parametrize(("last", "split", "said"), [(0.85, "test", False), (0.7, "test", True)])
+def test_advice_says_that_training_made_the_network_worse(run, last, split, said):
+    scores = {"validation": NO_DICE, "test": NO_DICE}
+    run.results["models"] = {
+        name: {"average": scores | {split: {"dice": dice}}} for name, dice in (("best", 0.9), ("last", last))
+    }
+    assert ("its Dice fell from 0.900 to 0.700 in the last round" in " ".join(advice_on(run))) is said
+
+
 @pytest.mark.parametrize(("teacher", "reported"), [(0.84, False), (0.851, True)])
 def test_advice_reports_student_far_behind_teacher(run, teacher, reported):
     set_teacher(run, Basel=teacher)
