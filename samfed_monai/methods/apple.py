@@ -5,6 +5,9 @@ with the gradient ``2 lambda(r) mu (p_i - p_0)``; shares are trained with a mome
 authors train core models by SGD with momentum, the bundle by AdamW as in every other method. AdamW normalises
 gradients, so the factor ``p_ii``, common to all entries of a core model's gradient, does not change its steps; under
 SGD it does.
+
+Shares keep their sum here (``keep_sum``): core models that start from one network are nearly parallel, so the gradients
+of all shares are nearly equal, and free shares at the authors' rate scale the whole network until it predicts nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from monai.engines.utils import IterationEvents
 from monai.networks.utils import get_state_dict
 from torch import Tensor
 
-from samfed_monai.core.validators import in_range, require
+from samfed_monai.core.validators import in_range, require, switch
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message, message_refused
 from samfed_monai.protocol.strategy import Exchange, TrainerAlgorithm, require_least
@@ -77,6 +80,7 @@ class AppleAlgorithm(TrainerAlgorithm):
         rate: step size of ``p_i`` (authors' code: 0.001); 0 keeps it at the prior, which is the plain average.
         momentum: momentum of these steps, in [0, 1) (authors' code: 0.9).
         fraction: part of the rounds in which the pull fades, in [0, 1] (authors' code: 0.1).
+        keep_sum: whether steps of ``p_i`` leave the sum of its entries as it is (authors' code: no).
         others: arguments of :class:`TrainerAlgorithm`.
 
     Raises:
@@ -90,16 +94,25 @@ class AppleAlgorithm(TrainerAlgorithm):
     _cores: Tensor | None
 
     def __init__(
-        self, *, mu: float = 0.1, rate: float = 0.001, momentum: float = 0.9, fraction: float = 0.1, **others: Any
+        self,
+        *,
+        mu: float = 0.1,
+        rate: float = 0.001,
+        momentum: float = 0.9,
+        fraction: float = 0.1,
+        keep_sum: bool = True,
+        **others: Any,
     ) -> None:
         require(
             in_range("client_algorithm#mu", mu, least=0),
             in_range("client_algorithm#rate", rate, least=0),
             in_range("client_algorithm#momentum", momentum, least=0, below=1),
             in_range("client_algorithm#fraction", fraction, "a part of the rounds", least=0, most=1),
+            switch("client_algorithm#keep_sum", keep_sum),
         )
         super().__init__(**others)
         self.mu, self.rate, self.momentum, self.fraction = float(mu), float(rate), float(momentum), float(fraction)
+        self.keep_sum = keep_sum
         self.reset()
 
     def attach(self, engine: Any) -> None:
@@ -193,6 +206,7 @@ class AppleAlgorithm(TrainerAlgorithm):
         gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in trained]
         shares, prior = self._shares.to(cores.device), self._prior.to(cores.device)
         step = shares_gradient(_flattened(gradients), cores, shares, prior, self._pull)
+        step = step - step.mean() if self.keep_sum else step
         for weight, part in zip(trained, _unflattened(cores[self._place], trained), strict=True):
             weight.copy_(part)  # the optimizer moves the core model
             if weight.grad is not None:

@@ -68,7 +68,7 @@ def as_published(rounds, *, steps, mu, rate, momentum):
 
 
 def test_local_training_matches_published_algorithm():
-    algorithm, trainer = build(steps=4, momentum=0.9, mu=0.7, rate=0.004)
+    algorithm, trainer = build(steps=4, momentum=0.9, mu=0.7, rate=0.004, keep_sum=False)
     for round in (1, 2):
         algorithm.receive(round, 3, Kind.WEIGHTS, sent())
         algorithm.optimizer.state.clear()
@@ -83,6 +83,18 @@ def test_local_training_matches_published_algorithm():
     trainer.optimizer = torch.optim.AdamW(algorithm.network.parameters(), lr=0.1, weight_decay=0.0)
     algorithm.receive(1, 3, Kind.WEIGHTS, sent())  # signs of w - target, which is -0.25, -0.5, 1, -0.5, 2, 1
     assert train(algorithm, trainer) == pytest.approx([1.1, 0.1, 1.9, -0.9, 3.9, -0.1])
+
+
+def test_shares_keep_their_sum_unless_asked():
+    shares = {}
+    for keep_sum in (True, False):
+        algorithm, trainer = build(rate=0.01, mu=0.0, keep_sum=keep_sum)
+        algorithm.receive(1, 3, Kind.WEIGHTS, sent())
+        train(algorithm, trainer)
+        shares[keep_sum] = algorithm.state_dict()["shares"].tolist()
+    # w - target is -0.25, -0.5, 1, -0.5, 2, 1, so <g, c> is 10.25 and 8.5, with a mean of 9.375
+    assert shares[False] == pytest.approx([0.75 - 0.1025, 0.25 - 0.085])
+    assert shares[True] == pytest.approx([0.75 - 0.00875, 0.25 + 0.00875])
 
 
 def test_prior_change_is_added_to_shares():
