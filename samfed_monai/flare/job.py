@@ -226,7 +226,7 @@ ALLOW_LIST = {"class_allow_list": list(NEEDED)}
 """Entry that an operator adds by hand to each participant's ``local/resources.json``."""
 
 
-def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
+def merge_allow_list(local: str | Path) -> Path:
     """Writes ``resources.json`` into a workspace's ``local/`` folder.
 
     Starts from ``resources.json`` there, else from ``resources.json.default`` (a provisioned kit has it), else from an
@@ -235,7 +235,6 @@ def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
 
     Args:
         local: the ``local`` folder of a start-up kit or simulator workspace.
-        more: further classes or prefixes (a prefix ends in a dot).
     """
     (key,), target = ALLOW_LIST, Path(local) / "resources.json"
     existing = [path for path in (target, target.with_name("resources.json.default")) if path.is_file()]
@@ -244,6 +243,6 @@ def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
     for name in classes:
         if name in STARTS_COMMANDS or (name.endswith(".") and any(one.startswith(name) for one in STARTS_COMMANDS)):
             logger.warning("%s lists %s: a job may start any command here; remove it, it is not needed", target, name)
-    content[key] = classes + [name for name in (*NEEDED, *more) if name not in classes]
+    content[key] = classes + [name for name in NEEDED if name not in classes]
     write_json(target, content, mode=PUBLIC)
     return target

@@ -215,7 +215,6 @@ def simulate(
     run_folder: str | Path,
     site_files: str | Path,
     timeout: float | None = None,
-    more_classes: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Runs the job in FLARE's simulator and waits for its end.
@@ -227,7 +226,6 @@ def simulate(
         run_folder: the run's folder, as the server's site file names it.
         site_files: folder of ``<site>.json`` and ``server.json``.
         timeout: seconds; ``None`` sets no limit.
-        more_classes: added to the list of classes that a job may name.
         environment: variables on top of this process's own.
 
     Raises:
@@ -239,7 +237,7 @@ def simulate(
     args = (_absolute(job), "-w", _absolute(workspace), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise")
     variables = {VARIABLE: _absolute(site_files), **(environment or {})}
     with _locked(run_folder, workspace), Processes(variables) as processes:
-        merge_allow_list(workspace / "local", more_classes)
+        merge_allow_list(workspace / "local")
         (workspace / "startup").mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
         logger.info("starting FLARE's simulator; its log: %s", log)
@@ -267,14 +265,10 @@ class Poc:
         workspace: folder of the project; if it was used before, the latest start-up kits are used.
         sites: names of the clients.
         port: port of the server.
-        more_classes: added to the list of classes that a job may name.
     """
 
-    def __init__(
-        self, workspace: str | Path, sites: Sequence[str], *, port: int = PORT, more_classes: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, workspace: str | Path, sites: Sequence[str], *, port: int = PORT) -> None:
         self.workspace, self.sites, self.port = Path(workspace).resolve(), tuple(sites), port
-        self.more_classes = tuple(more_classes)
 
     @property
     def kits(self) -> Path:
@@ -306,7 +300,7 @@ class Poc:
         update_storage_locations(str(self.kits / SERVER / "local"), str(self.kits / SERVER))
         for name in (SERVER, *self.sites):
             local = self.kits / name / "local"
-            merge_allow_list(local, self.more_classes)
+            merge_allow_list(local)
             shutil.copy(Path(site_files) / f"{'server' if name == SERVER else name}.json", local / NAME)
 
     @contextlib.contextmanager

@@ -2,9 +2,9 @@
 
 A site's step is that of the authors' code (github.com/ljaiverson/pFL-APPLE): the pull is ``lambda(r) mu |p_i - p_0|^2``
 with the gradient ``2 lambda(r) mu (p_i - p_0)``; shares are trained with a momentum of 0.9, reset in each round. The
-authors train core models by SGD with momentum, the bundle by AdamW as in every other method. AdamW normalises
-gradients, so the factor ``p_ii``, common to all entries of a core model's gradient, does not change its steps; under
-SGD it does.
+authors train core models by SGD with momentum, the bundle by AdamW as in all other methods. AdamW normalises gradients,
+so the factor ``p_ii`` of a core model's gradient has no effect, and its step is multiplied by ``p_ii`` instead:
+otherwise core models move apart until their mixture fails.
 
 Shares keep their sum here (``keep_sum``): core models that start from one network are nearly parallel, so the gradients
 of all shares are nearly equal, and free shares at the authors' rate scale the whole network until it predicts nothing.
@@ -68,9 +68,10 @@ class AppleAlgorithm(TrainerAlgorithm):
     """APPLE (Luo and Wu, arXiv 2110.08394): ``w_i = sum_j p_ij c_j``; the site learns ``p_i`` and ``c_i``.
 
     The network holds ``w_i``, which is trained and evaluated. After each backward pass the bundle's optimizer gets the
-    gradient of the core model ``c_i``, ``p_ii dL/dw_i``, and ``p_i`` takes a step of gradient descent with momentum;
-    then ``w_i`` is mixed again. The core models of others stay unchanged. Only ``c_i`` leaves the site, and the values
-    of ``p_i`` in the records (``term_share_<place>``: sites in the order of names).
+    gradient of the core model ``c_i``, ``p_ii dL/dw_i`` (an optimizer other than SGD takes ``p_ii`` times its step),
+    and ``p_i`` takes a step of gradient descent with momentum; then ``w_i`` is mixed again. The core models of others
+    stay unchanged. Only ``c_i`` leaves the site, and the values of ``p_i`` in the records (``term_share_<place>``:
+    sites in the order of names).
 
     Running statistics are the site's own, gathered on ``w_i``. In round 0, when no number of images is known, the site
     trains the weights that it receives. ``p_i`` starts at the prior; when the prior changes, ``p_i`` moves by as much.
@@ -132,13 +133,14 @@ class AppleAlgorithm(TrainerAlgorithm):
         return {f"share_{place}": shares[place] for place in reported}
 
     def share(self) -> tuple[Kind, dict[str, Tensor]]:
-        weights, trained = self.named(), self.trained()
         if self._cores is None:
-            self._core = _flattened(trained.values())
-        else:
-            self._core, self._cores = self._cores[self._place].clone(), None
-            for (name, weight), part in zip(trained.items(), _unflattened(self._core, trained.values()), strict=True):
-                weights[name] = part.to(weight.dtype).cpu().clone()
+            self._core = _flattened(self.trained().values())
+            return Kind.WEIGHTS, self.named()
+        self._core = self._cores[self._place].clone()
+        self._put_trained(self._core)
+        weights = self.named()
+        self._mix()
+        self._cores = None
         return Kind.WEIGHTS, weights
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -154,7 +156,7 @@ class AppleAlgorithm(TrainerAlgorithm):
     def reset(self) -> None:
         self._core = self._shares = self._prior = self._velocity = torch.zeros(0)
         self._cores = None
-        self._place, self._pull = 0, 0.0
+        self._place, self._pull, self._step_factor = 0, 0.0, 1.0
 
     @torch.no_grad()
     def _load_cores(self, tensors: Mapping[str, Tensor]) -> None:
@@ -193,10 +195,13 @@ class AppleAlgorithm(TrainerAlgorithm):
     @torch.no_grad()
     def _mix(self) -> None:
         if self._cores is not None:
-            trained = list(self.trained().values())
-            model = self._shares.to(self._cores.device) @ self._cores
-            for weight, part in zip(trained, _unflattened(model, trained), strict=True):
-                weight.copy_(part)
+            self._put_trained(self._shares.to(self._cores.device) @ self._cores)
+
+    @torch.no_grad()
+    def _put_trained(self, flat: Tensor) -> None:
+        trained = list(self.trained().values())
+        for weight, part in zip(trained, flat.split([weight.numel() for weight in trained]), strict=True):
+            weight.copy_(part.view_as(weight))
 
     @torch.no_grad()
     def _before_step(self, engine: Any) -> None:
@@ -207,28 +212,25 @@ class AppleAlgorithm(TrainerAlgorithm):
         shares, prior = self._shares.to(cores.device), self._prior.to(cores.device)
         step = shares_gradient(_flattened(gradients), cores, shares, prior, self._pull)
         step = step - step.mean() if self.keep_sum else step
-        for weight, part in zip(trained, _unflattened(cores[self._place], trained), strict=True):
-            weight.copy_(part)  # the optimizer moves the core model
+        self._put_trained(cores[self._place])  # the optimizer moves the core model
+        own = shares[self._place]
+        for weight in trained:
             if weight.grad is not None:
-                weight.grad.mul_(shares[self._place])
+                weight.grad.mul_(own)
+        self._step_factor = 1.0 if isinstance(self.optimizer, torch.optim.SGD) else float(own.abs())
         self._velocity = self.momentum * self._velocity + step.cpu()
         self._shares = self._shares - self.rate * self._velocity
 
     @torch.no_grad()
     def _after_step(self, engine: Any) -> None:
         if self._cores is not None:
-            self._cores[self._place] = _flattened(self.trained().values())
+            core, moved = self._cores[self._place], _flattened(self.trained().values())
+            self._cores[self._place] = torch.lerp(core, moved, self._step_factor)
             self._mix()
 
 
 def _flattened(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
-
-
-def _unflattened(flat: Tensor, like: Iterable[Tensor]) -> list[Tensor]:
-    like = list(like)
-    parts = flat.split([tensor.numel() for tensor in like])
-    return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
 
 
 _COUNTS = "counts"

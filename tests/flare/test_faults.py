@@ -17,7 +17,7 @@ from tests.flare.unbroken import unbroken
 from tests.waiting import wait_until
 
 SITES = ("site-1", "site-2")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("allowed")]
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_fault_41_42_47_48_50_killed_run_resumes_and_stops_below_quorum(tmp_path
             os.kill(pid, signal.SIGKILL)
 
     def on_flare() -> None:
-        simulate(job, sites=SITES, **where, timeout=300, more_classes=["tests."], environment=environment)
+        simulate(job, sites=SITES, **where, timeout=300, environment=environment)
 
     threading.Thread(target=kill_all, daemon=True).start()
     with pytest.raises(Stopped, match="ended before the run did"):

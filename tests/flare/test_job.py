@@ -31,10 +31,10 @@ from samfed_monai.flare.job import (
 
 def test_allow_list_is_merged_and_kept(tmp_path):
     write_json(tmp_path / "resources.json.default", {"class_allow_list": ["nvflare.app_x.A"], "components": [1]})
-    merge_allow_list(tmp_path, ["tests."])
+    merge_allow_list(tmp_path)
     merge_allow_list(tmp_path)
     content = read_json(tmp_path / "resources.json")
-    assert content == {"class_allow_list": ["nvflare.app_x.A", *NEEDED, "tests."], "components": [1]}
+    assert content == {"class_allow_list": ["nvflare.app_x.A", *NEEDED], "components": [1]}
     assert {"class_allow_list": list(NEEDED)} == ALLOW_LIST
     assert not any(name.endswith(".") for name in NEEDED), "single classes, no prefix"
     merge_allow_list(tmp_path / "local")  # where there is no list, it starts from FLARE's own

@@ -25,7 +25,7 @@ from tests.flare.toys import REPO
 from tests.privacy.spy import leaks, server_files
 from tests.privacy.test_spy import SITES, hospital, needles
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked", "allowed")]
 __all__ = ["hospital"]
 CLIENT = {"image_size": 64, "batch_size": 2, "local_steps": 1, "amp": False}
 
@@ -64,7 +64,6 @@ def test_fault_55_58_60_server_gets_no_private_data_and_same_weights(hospital, t
         run_folder=run,
         site_files=own_files(hospital, tmp_path),
         timeout=240,
-        more_classes=["tests."],
         environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
     )
     results = read_json(run / "results.json")

@@ -68,10 +68,10 @@ class System:
 
 
 @pytest.fixture(scope="module")
-def system(two_sites, forked, tmp_path_factory):
+def system(two_sites, forked, allowed, tmp_path_factory):
     """One system for all tests of this file, which follow each other: the later ones kill parts of it."""
     at = tmp_path_factory.mktemp("hospitals")
-    poc = Poc(at / "system", SITES, port=free_port(), more_classes=["tests."])
+    poc = Poc(at / "system", SITES, port=free_port())
     poc.provision(own_files(at / "files", two_sites, at))
     with Processes({"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}) as processes:
         system = System(poc, processes, at)
