@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -123,6 +123,13 @@ class PublicPredictor:
         return torch.cat(labels), digest.hexdigest()
 
 
+def evenly_spaced(count: int, wanted: int | None) -> list[int] | None:
+    """Returns ``wanted`` of ``count`` indices at equal distances, starting with 0; ``None`` if that is all of them."""
+    if wanted is None or wanted >= count:
+        return None
+    return [index * count // wanted for index in range(wanted)]
+
+
 class PublicPhase:
     """Trains a network on ``D_p``: on its labels, and on soft targets whose gate is open (RC and RF of HSSF).
 
@@ -138,9 +145,13 @@ class PublicPhase:
         batch_size: images in a step.
         steps: optimiser steps in a round; ``None`` means ``passes`` over the images.
         passes: passes over the images in a round if no steps are given (HSSF: 4).
-        indices: positions in the list of the images to use, to which the targets belong; ``None`` is all.
+        images: number of images to use, evenly spaced over the list, to which the targets belong; ``None`` is all.
+            Frames of a video are similar, and every network processes each image in every round.
         seed, site: source of the random numbers.
     """
+
+    indices: list[int] | None = None
+    """Positions in the list of the images that are used; ``None`` is all."""
 
     def __init__(
         self,
@@ -157,17 +168,18 @@ class PublicPhase:
         batch_size: int = 8,
         steps: int | None = None,
         passes: int = 1,
-        indices: Sequence[int] | None = None,
+        images: int | None = None,
         seed: int = 0,
         site: str = "",
     ) -> None:
         require(
             whole("public_steps", steps, "a number of steps", least=0, or_null=True),
             whole("client_algorithm#passes", passes, "a number of passes", least=1),
+            whole("client_algorithm#images", images, "a number of images", least=1, or_null=True),
         )
-        self.targets = targets
-        self.indices, self.images = indices, len(dataset)  # type: ignore[arg-type]
-        count = self.images if indices is None else len(indices)
+        self.targets, self._all_images = targets, len(dataset)  # type: ignore[arg-type]
+        self.indices = indices = evenly_spaced(self._all_images, images)
+        count = self._all_images if indices is None else len(indices)
         self.steps = passes * max(1, -(-count // batch_size)) if steps is None else steps
         sampler = EndlessSampler(dataset, indices=indices)  # type: ignore[arg-type]
         loader = DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=0)
@@ -215,6 +227,6 @@ class PublicPhase:
     def _for_all_images(self, masks: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
         if self.indices is None:
             return masks, gate
-        all_masks, all_gates = masks.new_zeros(self.images, *masks.shape[1:]), gate.new_zeros(self.images)
+        all_masks, all_gates = masks.new_zeros(self._all_images, *masks.shape[1:]), gate.new_zeros(self._all_images)
         all_masks[self.indices], all_gates[self.indices] = masks, gate
         return all_masks, all_gates

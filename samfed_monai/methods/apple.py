@@ -25,8 +25,8 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Kind, Message, message_refused
 from samfed_monai.protocol.strategy import Exchange, TrainerAlgorithm, require_least
 
-#: Final value of the exponential schedule (the authors' code).
-_EPSILON = 0.001
+#: Final value of the exponential schedule, and momentum of the steps of shares (the authors' code).
+_EPSILON, _MOMENTUM = 0.001, 0.9
 
 
 def shares_gradient(gradient: Tensor, cores: Tensor, shares: Tensor, prior: Tensor, pull: float) -> Tensor:
@@ -79,7 +79,6 @@ class AppleAlgorithm(TrainerAlgorithm):
     Args:
         mu: weight of the pull towards the prior (authors' code: 0.1).
         rate: step size of ``p_i`` (authors' code: 0.001); 0 keeps it at the prior, which is the plain average.
-        momentum: momentum of these steps, in [0, 1) (authors' code: 0.9).
         fraction: part of the rounds in which the pull fades, in [0, 1] (authors' code: 0.1).
         keep_sum: whether steps of ``p_i`` leave the sum of its entries as it is (authors' code: no).
         others: arguments of :class:`TrainerAlgorithm`.
@@ -95,25 +94,16 @@ class AppleAlgorithm(TrainerAlgorithm):
     _cores: Tensor | None
 
     def __init__(
-        self,
-        *,
-        mu: float = 0.1,
-        rate: float = 0.001,
-        momentum: float = 0.9,
-        fraction: float = 0.1,
-        keep_sum: bool = True,
-        **others: Any,
+        self, *, mu: float = 0.1, rate: float = 0.001, fraction: float = 0.1, keep_sum: bool = True, **others: Any
     ) -> None:
         require(
             in_range("client_algorithm#mu", mu, least=0),
             in_range("client_algorithm#rate", rate, least=0),
-            in_range("client_algorithm#momentum", momentum, least=0, below=1),
             in_range("client_algorithm#fraction", fraction, "a part of the rounds", least=0, most=1),
             switch("client_algorithm#keep_sum", keep_sum),
         )
         super().__init__(**others)
-        self.mu, self.rate, self.momentum, self.fraction = float(mu), float(rate), float(momentum), float(fraction)
-        self.keep_sum = keep_sum
+        self.mu, self.rate, self.fraction, self.keep_sum = float(mu), float(rate), float(fraction), keep_sum
         self.reset()
 
     def attach(self, engine: Any) -> None:
@@ -218,7 +208,7 @@ class AppleAlgorithm(TrainerAlgorithm):
             if weight.grad is not None:
                 weight.grad.mul_(own)
         self._step_factor = 1.0 if isinstance(self.optimizer, torch.optim.SGD) else float(own.abs())
-        self._velocity = self.momentum * self._velocity + step.cpu()
+        self._velocity = _MOMENTUM * self._velocity + step.cpu()
         self._shares = self._shares - self.rate * self._velocity
 
     @torch.no_grad()

@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
-from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, Subset
@@ -19,24 +18,16 @@ from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
-from samfed_monai.core.validators import POSITIVE, in_range, one_of, require, whole
+from samfed_monai.core.validators import POSITIVE, in_range, one_of, require
 from samfed_monai.handlers.public_images import PublicPhase, PublicPredictor
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import distillation_kl, hssf_kl
 from samfed_monai.protocol.message import Kind, Message, message_refused
 from samfed_monai.protocol.strategy import ClientAlgorithm, Exchange, Server, Strategy
-from samfed_monai.transforms import PublicTargets
 from samfed_monai.transforms.loading import GATE, KEY
 
 MASKS = "masks"
-
-
-def evenly_spaced(count: int, wanted: int | None) -> list[int] | None:
-    """Returns ``wanted`` of ``count`` indices at equal distances, starting with 0; ``None`` if that is all of them."""
-    if wanted is None or wanted >= count:
-        return None
-    return [index * count // wanted for index in range(wanted)]
 
 
 def most_reliable(sites: Tensor, server: Tensor, floor: float) -> tuple[Tensor, Tensor]:
@@ -70,7 +61,7 @@ class Gate(str, Enum):
     ALWAYS = "always"
 
 
-class PublicMaskAlgorithm(ClientAlgorithm):
+class PublicMaskAlgorithm(PublicPhase, ClientAlgorithm):
     """Fusion (RF): trains on ``D_p`` towards the server's soft masks before the local epoch, then sends the site's own.
 
     With ``predictions`` soft masks are sent in both directions (8 bits, compressed on the wire) and no weights leave
@@ -79,22 +70,14 @@ class PublicMaskAlgorithm(ClientAlgorithm):
 
     Args:
         exchange: ``predictions``, ``weights``, or ``none``: the site trains on the labels and sends nothing.
-        network, optimizer, loss, device, inferer: those of the local training.
-        dataset: labelled public items with random views; its transforms hold a ``LoadTargetd`` on ``targets``.
-        plain: the same items without random views.
-        targets: the holder of the round's targets.
-        term: the term that compares predictions with the targets.
-        learning_rate: the handler that sets a round's learning rate.
+        network, optimizer, device: those of the local training.
+        plain: the public items of ``dataset`` without random views.
         server_network: builds an empty network of the server's architecture; required with ``weights``.
         gate: ``better`` learns from the server where it is more reliable (RF), ``always`` everywhere (FedMD).
         reliability: ``dice`` or ``pixel_accuracy``.
         mask_size: side of a soft mask in pixels; ``None`` is a quarter of the image's.
         batch_size: images per step.
-        steps: steps on ``D_p`` per round; ``None`` is ``passes`` over it.
-        passes: passes over ``D_p`` per round if ``steps`` is ``None`` (HSSF: 4).
-        images: number of public images, evenly spaced over the list, to exchange masks of and train on; ``None`` is
-            all. Frames of a video are similar, and every network processes each image in every round.
-        seed, site: the values from which random numbers are derived.
+        others: arguments of :class:`PublicPhase`; masks of its images are exchanged.
 
     Example::
 
@@ -108,53 +91,25 @@ class PublicMaskAlgorithm(ClientAlgorithm):
         *,
         network: nn.Module,
         optimizer: Optimizer,
-        loss: Callable[..., Tensor],
-        dataset: Dataset,
         plain: Dataset,
-        targets: PublicTargets,
         exchange: str = "predictions",
         device: torch.device | str = "cpu",
-        inferer: Inferer | None = None,
-        term: Any = None,
-        learning_rate: Any = None,
         server_network: Callable[[], nn.Module] | None = None,
         gate: str = "better",
         reliability: str = "dice",
         mask_size: int | None = None,
         batch_size: int = 8,
-        steps: int | None = None,
-        passes: int = 1,
-        images: int | None = None,
-        seed: int = 0,
-        site: str = "",
+        **others: Any,
     ) -> None:
-        problems = Problems(whole("client_algorithm#images", images, "a number of images", least=1, or_null=True))
-        indices = None if problems else evenly_spaced(len(plain), images)  # type: ignore[arg-type]
-        problems.extend(one_of("client_algorithm#exchange", exchange, PublicExchange))
+        problems = Problems(one_of("client_algorithm#exchange", exchange, PublicExchange))
         problems.extend(one_of("client_algorithm#gate", gate, Gate))
         self.network, self.optimizer, self._server_network = network, optimizer, server_network
         with problems.collected():
-            self.phase = PublicPhase(
-                network=network,
-                optimizer=optimizer,
-                loss=loss,
-                dataset=dataset,
-                targets=targets,
-                device=device,
-                inferer=inferer,
-                term=term,
-                learning_rate=learning_rate,
-                batch_size=batch_size,
-                steps=steps,
-                passes=passes,
-                indices=indices,
-                seed=seed,
-                site=site,
-            )
+            super().__init__(network=network, optimizer=optimizer, device=device, batch_size=batch_size, **others)
         with problems.collected():
             # in float32 even with mixed-precision training: the other side must get the same bits
             self.predictor = PublicPredictor(
-                dataset=plain if indices is None else Subset(plain, indices),
+                dataset=plain if self.indices is None else Subset(plain, self.indices),
                 device=device,
                 batch_size=batch_size,
                 mask_size=mask_size,
@@ -162,7 +117,7 @@ class PublicMaskAlgorithm(ClientAlgorithm):
             )
         problems.refuse_if_any()
         self.exchange, self.gate = PublicExchange(exchange), Gate(gate)
-        self._all_records = None if indices is None else plain.data  # type: ignore[attr-defined]
+        self._all_records = None if self.indices is None else plain.data  # type: ignore[attr-defined]
         self._own_masks: Tensor | None = None
 
     @property
@@ -180,10 +135,10 @@ class PublicMaskAlgorithm(ClientAlgorithm):
 
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         if not tensors:
-            means = self.phase.run(round, rounds)
+            means = self.run(round, rounds)
         else:
             server_masks = self._received_masks(kind, tensors)
-            means = self.phase.run(round, rounds, server_masks, self._open_gate(server_masks))
+            means = self.run(round, rounds, server_masks, self._open_gate(server_masks))
         self._own_masks = None
         return {f"public_{name}" if not name.startswith("public") else name: value for name, value in means.items()}
 
@@ -348,7 +303,7 @@ class CondensationFusion(Strategy):
         site, gate = most_reliable(reliability, server, self.floor)
         targets = masks[site, torch.arange(masks.shape[1])]
         with own_random_state(derive_seed(self.server.seed, "server", round, "condense")):
-            self.algorithm.phase.run(round, self.server.rounds, targets, gate)
+            self.algorithm.run(round, self.server.rounds, targets, gate)
         self.algorithm.reset()
         self.algorithm.own_masks()  # for the next round; computed here to count as the server's time
         super().load_state_dict(self.algorithm.network.state_dict(), {})

@@ -109,6 +109,6 @@ class ServerTuned(FedAvg):
         network = self._algorithm.network
         network.load_state_dict(dict(weights), strict=False)  # frozen and personal tensors are not exchanged
         with own_random_state(derive_seed(self.server.seed, "server", round, "tune")):
-            self._algorithm.phase.run(round, self.server.rounds)
+            self._algorithm.run(round, self.server.rounds)
         state = network.state_dict()
         return {name: state[name].detach().cpu() for name in weights if name in state}

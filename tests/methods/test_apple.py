@@ -35,7 +35,7 @@ def test_annealing_factor_decays_to_zero():
 def build(steps=1, momentum=0.0, **options):
     network = Six(OWN)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=momentum)
-    options = {"fraction": 1.0, "momentum": momentum, **options}
+    options = {"fraction": 1.0, **options}
     algorithm = AppleAlgorithm(network=network, optimizer=optimizer, site="s", **options)
     return algorithm, six_trainer(network, optimizer, [algorithm], TARGET, steps)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -132,7 +131,7 @@ def made(term: Term) -> tuple[fedproto.PrototypeAlgorithm, list]:
     assert isinstance(algorithm, fedproto.PrototypeAlgorithm)
     algorithm.term = term  # type: ignore[assignment]
     algorithm.network = headed(3)
-    algorithm.phase = SimpleNamespace(run=lambda *arguments: calls.append(arguments) or {"supervised": 1.0})
+    algorithm.run = lambda *arguments: calls.append(arguments) or {"supervised": 1.0}
     return algorithm, calls
 
 

@@ -9,6 +9,7 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation.participants import require_starts
 from samfed_monai.federation.workflow import client_config
+from samfed_monai.handlers.public_images import evenly_spaced
 from samfed_monai.losses import distillation_kl
 from samfed_monai.methods import heterogeneous
 from samfed_monai.protocol import Kind, Message, MessageRefused
@@ -38,7 +39,7 @@ def test_closed_gate_counts_as_zero_in_mean():
 
 def spy_on_phase(algorithm, monkeypatch) -> list:
     calls = []
-    monkeypatch.setattr(algorithm.phase, "run", lambda *arguments: calls.append(arguments) or {"supervised": 1.0})
+    monkeypatch.setattr(algorithm, "run", lambda *arguments: calls.append(arguments) or {"supervised": 1.0})
     return calls
 
 
@@ -114,8 +115,8 @@ def test_fault_79_expected_pixel_count_is_known_before_masks():
 
 
 def test_subset_of_public_images_is_exchanged():
-    assert heterogeneous.evenly_spaced(10, 4) == [0, 2, 5, 7]
-    assert heterogeneous.evenly_spaced(4, 4) is heterogeneous.evenly_spaced(4, None) is None
+    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
+    assert evenly_spaced(4, 4) is evenly_spaced(4, None) is None
     algorithm = server_algorithm(**{"client_algorithm#images": 2})
     assert algorithm.own_masks().shape[0] == 2
     assert torch.equal(algorithm.own_masks(), server_algorithm().own_masks()[[0, IMAGES // 2]])
@@ -126,7 +127,7 @@ def test_subset_of_public_images_is_exchanged():
     )
     assert torch.equal(one.predictor.labels, other.predictor.labels)
     assert one.public_hash != other.public_hash, "an image that is not exchanged counts, too"
-    masks, gate = algorithm.phase._for_all_images(algorithm.own_masks(), torch.tensor([True, False]))
+    masks, gate = algorithm._for_all_images(algorithm.own_masks(), torch.tensor([True, False]))
     assert gate.nonzero().flatten().tolist() == [0]
     assert torch.equal(masks[IMAGES // 2], algorithm.own_masks()[1])
 

@@ -397,10 +397,10 @@ def test_compat_variant_trains_with_published_conventions(small_network, build) 
     workflow.run()
     assert set(workflow.trainer.state.term_means) == {"supervised", "lssl", "lssl_counted", "lssl_flipped"}
     algorithm = parser.get_parsed_content("client_algorithm")
-    means = algorithm.phase.run(0, 1, algorithm.own_masks())
+    means = algorithm.run(0, 1, algorithm.own_masks())
     assert set(means) == {"supervised", "confidence", "confidence_mean", "public_kd", "public_kd_gate"}
     assert algorithm.predictor.reliability_measure == "pixel_accuracy"
-    assert algorithm.phase.steps == 4, "four passes over the four public images in batches of four"
+    assert algorithm.steps == 4, "four passes over the four public images in batches of four"
 
 
 @pytest.mark.slow

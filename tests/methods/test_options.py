@@ -16,13 +16,13 @@ from tests.handlers.toy import Shown
 NOT_NEGATIVE, POSITIVE = ([0, 0.5], [-0.1, "1"]), ([0.1], [0, True])
 FROM_0_TO_1, BELOW_1, BETWEEN = ([0, 1], [-0.1, 1.1]), ([0, 0.9], [-0.1, 1]), ([0.1, 0.9], [0, 1, "half", None])
 UP_TO_1 = ([0.1, 1], [0, 1.1])
-COUNT_OR_0, COUNT = ([0], [-1, 0.5]), ([1], [0, 1.5, True])
+COUNT_OR_0, COUNT, SWITCH = ([0], [-1, 0.5]), ([1], [0, 1.5, True]), ([True], [1, "yes"])
 SCHEDULE = (["gaussian_ramp"], ["later"])
 ALGORITHM: dict[str, Any] = {"network": nn.Linear(1, 1), "optimizer": None}
 
 #: Class to its options.
 OPTIONS: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {
-    "apple.AppleAlgorithm": {"mu": NOT_NEGATIVE, "rate": NOT_NEGATIVE, "momentum": BELOW_1, "fraction": FROM_0_TO_1},
+    "apple.AppleAlgorithm": {"mu": NOT_NEGATIVE, "rate": NOT_NEGATIVE, "fraction": FROM_0_TO_1, "keep_sum": SWITCH},
     "clustered_sites.ClusteredFedAvg": {"clusters": COUNT, "least": COUNT, "levels": ([2, 32], [1, 33])},
     "cpss.StyleSwapTerm": {"tau": FROM_0_TO_1, "side": COUNT, "stride": COUNT, "label_schedule": SCHEDULE},
     "drflm.DistributionallyRobust": {"step": NOT_NEGATIVE},
