@@ -28,6 +28,7 @@ BOUNDS = {
     "README, words": 600,
     "docs, words": 27_100,
     "CHANGELOG, words": 600,
+    "dialect in package and pages": 0,
 }
 """The budget; other numbers have no limit."""
 
@@ -90,8 +91,9 @@ def measured(root: Path) -> Iterator[tuple[str, int]]:
     yield "tests, raw lines", _lines(tests)
     for name, texts in (("README", readme), ("docs", docs), ("CHANGELOG", changelog)):
         yield f"{name}, words", sum(len(_TABLE.sub("", text).split()) for text in texts)
-    found = dialect("\n".join([*package, *docs, *readme]))
-    yield "dialect in package, docs and README", sum(found.values())
+    folders = ("*.md", "docs/**/*.md", "study/*.md", "bundles/**/*.md")
+    found = dialect("\n".join([*package, *_texts(path for folder in folders for path in root.glob(folder))]))
+    yield "dialect in package and pages", sum(found.values())
     yield from ((f"  {word}", number) for word, number in found.items())
 
 

@@ -64,7 +64,7 @@ def test_exceeded_limit_is_error_only_with_check(tmp_path, capsys):
         "tests/test_a.py": "# one\n# two\n",
         "docs/page.md": "three words here, and told\n<!-- a.json: options -->\n| not counted |\n<!-- end -->\n",
         "docs/methods.md": "not counted\n",
-        "docs/results/table.md": "not counted\n",
+        "docs/results/table.md": "told, else not counted\n",
         "docs/reference/a.md": "not counted\n",
         "README.md": "word " * 601,
         "CHANGELOG.md": "word " * 600,
@@ -74,8 +74,13 @@ def test_exceeded_limit_is_error_only_with_check(tmp_path, capsys):
     found = dict(measured(tmp_path))
     assert BOUNDS.keys() <= found.keys()
     assert (found["package, code lines"], found["package, files"], found["tests, raw lines"]) == (10, 2, 2)
-    assert (found["docs, words"], found["README, words"], found["  told"]) == (5, 601, 1)
+    assert (found["docs, words"], found["README, words"], found["  told"]) == (5, 601, 2)
     assert [main(words, tmp_path) for words in ([], ["--check"])] == [0, 1]
-    assert re.search(r"README, words +601 +of at most +600, 1 too many\n", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert re.search(r"README, words +601 +of at most +600, 1 too many\n", printed)
     (tmp_path / "README.md").write_text("short")
+    assert main(["--check"], tmp_path) == 1
+    assert re.search(r"dialect in package and pages +2 +of at most +0, 2 too many\n", printed)
+    for name in ("docs/page.md", "docs/results/table.md"):
+        (tmp_path / name).write_text("plain")
     assert main(["--check"], tmp_path) == 0
