@@ -94,7 +94,8 @@ def _values(results: Mapping[str, Any]) -> dict[str, float | None]:
     each = ("up_bytes_per_round", "down_bytes_per_round")
     memory = process.get("memory_bytes")
     measured = {"seconds": _processor_seconds(results), "memory": None if memory is None else memory / 1e6}
-    dice, worst, last = results["average"]["test"]["dice"], (results["worst"]["test"] or {}).get("dice"), None
+    dice, worst = results["average"]["test"]["dice"], (results["worst"]["test"] or {}).get("dice")
+    last = results["models"]["last"]["average"]["test"]["dice"]
     if results["average"]["test"].get("volumes"):
         best, of_last = _dice_of_sites(results["sites"]), _dice_of_sites(results["models"]["last"]["sites"])
         dice, worst = fmean(best) if best else None, min(best, default=None)
@@ -357,10 +358,11 @@ READING = f"""\
   blocks in common are ranked. Not ranked are the oracle, which no hospital has, and rows that use masks of the
   sites' images in a part where other rows use none.
 - *Dice*: mean over the test images of all sites, for the model that was best on validation. *Worst site*: the lowest
-  mean of a site. *Unseen hospital*: Dice at a hospital that took no part, from separate runs without it. Each is the
-  mean ± sample standard deviation over seeds.
+  mean of a site. *Last round*: Dice of the last round's model; far below *Dice*, training made the network worse.
+  *Unseen hospital*: Dice at a hospital that took no part, from separate runs without it. Each is the mean ± sample
+  standard deviation over seeds.
 - For organs and chambers, ranks, tests, *Dice* and *worst site* are of whole volumes, not images: a site's Dice is the
-  mean over patients and classes, and *Dice* the mean over sites. *Last round*: the same of the last round's model.
+  mean over patients and classes, and *Dice* the mean over sites.
 - *MB a round*: in both directions, for all sites. A run that was stopped sends its model once more, which counts.
 - *processor s a round*: training at all sites, server and aggregation, in processor seconds: wall-clock seconds times
   the share of the processors that the run had, since other work on the machine lengthens wall-clock time. Missing for
