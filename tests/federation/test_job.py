@@ -77,7 +77,7 @@ def test_run_writes_results_tables_and_models(small_federation, tmp_path, caplog
 
 
 @pytest.mark.parametrize("place", [".", "site-1", "site-1/images/run"])
-def test_output_folder_with_listed_images_is_refused(small_federation, place):
+def test_output_folder_with_listed_images_is_refused(small_federation, tmp_path, place):
     before = sorted(small_federation.rglob("*"))
     message = (
         r"2 problems\n.*cache_dir: expected a folder, found the file .*\n.*output_dir: expected a folder without lis"
@@ -85,6 +85,9 @@ def test_output_folder_with_listed_images_is_refused(small_federation, place):
     with pytest.raises(Refused, match=message):
         job(small_federation, small_federation / place, cache_dir=small_federation / "list.json").run()
     assert sorted(small_federation.rglob("*")) == before, "nothing was written"
+    own_root = {"data_root": tmp_path, "sites": {"site-2": {"data_root": str(small_federation)}}}
+    with pytest.raises(Refused, match="output_dir: expected a folder without listed images"):
+        job(small_federation, small_federation / place, **own_root).run()
 
 
 @pytest.mark.slow
