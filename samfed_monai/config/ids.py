@@ -30,6 +30,7 @@ from samfed_monai.config.parse import (
     WORKFLOWS,
     BundleConfig,
     children,
+    follow,
     is_disabled,
     is_note,
     join_id,
@@ -81,7 +82,7 @@ TEACHER_JOB_IDS = frozenset({"bundle_root", "datalist", "data_root", "output", "
 """Ids of ``teacher.json`` that a federation always sets; ``adapt`` is ``teacher_adapt`` of ``train.json``."""
 
 _CODE = ("$", "%")
-_MOST_NAMES = 12  # listed in a message without a better hint
+_MOST_NAMES, _MOST_MEANT = 12, 3  # listed in a message without a better hint; ids with an argument of that name
 # difflib ratios of a misspelt key that is missing, and of one that is present as well
 _SIMILARITY, _HIGH_SIMILARITY = 0.7, 0.8
 UNREAD = "leave it out: nothing in this run reads it"
@@ -203,6 +204,9 @@ def unknown_hint(below: dict[str, Any], parts: Sequence[str], value: Any, *, laz
             return None  # a new component in a group, for instance another loss term
     if suggestion := closest(part, names):
         return f"did you mean {join_id([*parts[:depth], suggestion, *parts[depth + 1 :]])!r}?"
+    places = (follow(below, place, found)[0] for place, found in walk(below) if place[-1:] == tuple(parts))
+    if deeper := sorted(set(map(join_id, places))):
+        return f"did you mean {' or '.join(map(repr, deeper[:_MOST_MEANT]))}?"
     shown = sorted(name for name in names if not is_note(name))
     more = f" and {len(shown) - _MOST_NAMES} more" if len(shown) > _MOST_NAMES else ""
     return f"known here: {', '.join(shown[:_MOST_NAMES]) or 'nothing'}{more}"

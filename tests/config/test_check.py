@@ -57,6 +57,7 @@ def test_valid_bundle_has_no_problems(bundle, rewrite):
         ("terms#frist#rate", "did you mean 'terms#first#rate'?"),
         ("train#trainer#stesp", "did you mean 'train#trainer#steps'?"),
         ("terms#zzz", "known here: first"),
+        ("sigmoid", "did you mean 'loss#sigmoid'?"),
     ],
 )
 def test_fault_23_misspelt_id_in_override_or_variant_is_reported(bundle, rewrite, key, hint):
