@@ -71,6 +71,7 @@ NOT_UNSEEN = {
     "coordinate_median": "two sites train there, and it needs three",
     "trimmed_mean": "two sites train there, and it needs three",
     "clustered_sites": "two sites train there, and two clusters of two sites need four",
+    **dict.fromkeys(("fedmd", "fedproto", "local_only"), "sites keep their networks, and another hospital has none"),
 }
 """Rows of polyps without a run without Kvasir, with the reason."""
 
