@@ -95,7 +95,7 @@ def test_baseline_enables_only_declared_terms_and_guides(variant: str) -> None:
 #: Method to component to numbers: [P] of docs/method.md and docs/personalised.md, what docs/methods.md has as
 #: published, and where a docstring says that a number is the authors'.
 PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
-    "apple": {"client_algorithm": {"mu": 0.1, "rate": 0.001, "momentum": 0.9, "fraction": 0.1}},  # the authors' code
+    "apple": {"client_algorithm": {"mu": 0.1, "rate": 0.001, "fraction": 0.1}},  # the authors' code
     "elcfs": {  # Liu et al., section 3.3, and the authors' code; its demonstration has half 1
         "terms#episode": {"inner": 0.001, "temperature": 0.05},
         "strategy": {"half": 1},
