@@ -46,15 +46,12 @@ TEACHER = ["--teacher#views", 1, "--teacher#size", 64]
 LIGHT = ["--network_name", "lite0_fpn", "--encoder_weights", "null"]
 SURE = ["--agreement#tau", 0.55]
 UNLIKE = ["--encoder_weights", "null", "--public_steps", 2]
-# networks of the sites, in turn, and of the server
+# networks of the sites, in turn, and of the server, if it has one
 TRUNKS = [
     "--mixed_networks", "['mobile_sam_fpn','lite0_fpn','basic_unet']", "--server_network", "lite0_fpn",
 ]  # fmt: skip
 HSSF = ["--mixed_networks", "['hssf_resnet18']", "--server_network", "hssf_resnet18"]
-DEEPLAB = [
-    "--mixed_networks", "['deeplabv3plus_efficientnet_lite0','deeplabv3plus_resnet18']",
-    "--server_network", "deeplabv3plus_efficientnet_lite0",
-]  # fmt: skip
+DEEPLAB = ["--mixed_networks", "['deeplabv3plus_efficientnet_lite0','deeplabv3plus_resnet18']"]
 
 # Thresholds are low and mixing rates high, so that a variant has an effect in such a short run.
 VARIANTS: dict[str, list[Any]] = {
