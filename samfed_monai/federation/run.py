@@ -584,7 +584,7 @@ def plan_problems(
     problems.extend(_mask_problems(config, paths.masks_from))
     problems.extend(class_problems(datalist or DataList("", [], classes=config.optional("classes") or []), config))
     if datalist is not None:
-        for root in {paths.data_root, *(own.get("data_root", paths.data_root) for own in paths.sites.values())}:
+        for root in sorted({Path(own.get("data_root", paths.data_root)) for own in ({}, *paths.sites.values())}):
             problems.extend(among_images(datalist, root, paths.output_dir))
         problems.extend(no_public_images(datalist, supervised=participants.supervised))
         problems.extend(participants.label_problems(datalist, datalist.name))
