@@ -28,9 +28,11 @@ def advice(records: str | Path) -> str:
     earlier = {(part, run.row) for part in parts for run in runs[part] if earlier_form(run)}
 
     def row(part: str, name: str, column: str = "dice") -> str:
-        """A method with its mean over seeds, if recorded; marked if the runs are of an earlier form."""
-        cell, mark = figures[part].get(name, {}).get(column), _EARLIER if (part, name) in earlier else ""
-        return f"`{name}`" if cell is None or cell.mean is None else f"`{name}` {cell.mean:.3f}{mark}"
+        """A method with its mean over seeds, if any; marked if of an earlier form, or of fewer seeds than others."""
+        cell, mark = figures[part].get(name, {}).get(column, Cell()), _EARLIER if (part, name) in earlier else ""
+        fewer = cell.n < max(of.get(column, Cell()).n for of in figures[part].values()) if cell.n else False
+        mark += f" ({counted(cell.n, 'seed')})" if fewer else ""
+        return f"`{name}`" if cell.mean is None else f"`{name}` {cell.mean:.3f}{mark}"
 
     def rows(part: str, *names: str, column: str = "dice") -> str:
         return ", ".join(row(part, name, column) for name in names)
