@@ -7,7 +7,7 @@
 # make related all methods, ranked: docs/results/related.md; many hours, resumable (RELATED_ROWS=no_sam,ditto RELATED_SEEDS=0: a part)
 # make flare-real  real lists on NVIDIA FLARE and in one process: the table of docs/deploy.md (SAMFED_DATA=folder)
 # make delete-methods  tests in copies of the repository without one method each, an hour (METHODS=ditto,fca: only these)
-# make mutate  200 random small changes of the package; lists those that no test notices; an hour (ROOMS=losses,privacy)
+# make mutate  small changes of one folder of the package by mutmut; lists those that its tests do not notice (FOLDER=losses)
 # make size    the size of package, tests and docs, and its budget; `make check` refuses sizes above their limits
 # make sbom    all needed packages with their hashes: sbom.json and requirements-hashed.txt in build/
 # Each target creates .venv if needed and installs the versions of constraints.txt; later calls start at once.
@@ -125,9 +125,13 @@ test-fast: $(VENV)/.dev
 delete-methods: $(VENV)/.dev
 	@$(BIN)/python tests/delete_methods.py $(if $(METHODS),--methods "$(METHODS)") $(DELETE_ARGS)
 
-# Slow, and not part of `make test`. docs/mutation.md lists changes that no test notices.
+# Slow, and not part of `make test`: docs/mutation.md. In a new copy, for mutmut does not notice changed tests.
+FOLDER ?= losses
 mutate: $(VENV)/.dev
-	@$(BIN)/python tests/mutation.py $(if $(ROOMS),--rooms "$(ROOMS)") $(MUTATE_ARGS)
+	@rm -rf build/mutate/$(FOLDER) && mkdir -p build/mutate/$(FOLDER)
+	@git ls-files -z | tar --create --null --files-from - | tar --extract --directory build/mutate/$(FOLDER)
+	@cd build/mutate/$(FOLDER) && sed -i 's#/FOLDER#/$(FOLDER)#' pyproject.toml && export PYTHONPATH= \
+		&& $(abspath $(BIN))/mutmut run $(MUTATE_ARGS) && $(abspath $(BIN))/mutmut results
 
 # Needs no packages, and so no .venv.
 size:

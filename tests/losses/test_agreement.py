@@ -141,7 +141,8 @@ def test_thresholds_accept_0_and_1_and_are_refused_if_unread(name, default) -> N
             assert getattr(AgreementSettings(rule=rule, **{name: value}), name) == value
             continue
         expected = f"agreement#{name}: expected {default}, as the rule {rule} does not use it, found {value}; remove it"
-        with pytest.raises(Refused, match=f"{expected}, or set rule to "):
+        readers = " or ".join(rule for rule in READ if name in READ[rule])
+        with pytest.raises(Refused, match=f"{expected}, or set rule to {readers}"):
             AgreementSettings(rule=rule, **{name: value})
 
 
@@ -214,6 +215,7 @@ def test_image_reliability_matches_hand_calculation():
     assert image_reliability(masks, labels, "pixel_accuracy").tolist() == [0.5, 0.75, 1.0]
     two_channels = torch.tensor([[[[0.8, 0.3]], [[0.2, 0.7]]]])
     assert image_reliability(two_channels, torch.tensor([[[[0, 1]]]])).tolist() == [1.0]
+    assert image_reliability(two_channels, torch.tensor([[[[1, 0]], [[0, 1]]]])).tolist() == [1.0], "as planes"
     planes = torch.eye(3)[[0, 1, 2, 2]].T.reshape(1, 3, 1, 4)  # the background, class 1, class 2 twice
     masks = torch.cat([planes, planes[:, [0, 2, 1]], torch.eye(3)[1].view(1, 3, 1, 1).expand(1, 3, 1, 4)])
     labels = planes.byte().expand(3, -1, -1, -1)  # the mask itself, the classes swapped, class 1 everywhere

@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.losses import (
+    StructureLoss,
     dice_of_labels,
     distillation_kl,
     hard_label,
@@ -15,7 +17,7 @@ from samfed_monai.losses import (
     probabilities,
     weighted_pseudo_label_loss,
 )
-from samfed_monai.losses.pixelwise import CLIP, channels, hssf_kl
+from samfed_monai.losses.pixelwise import CLIP, channels, entropy, hssf_kl, sure_label, without_label
 
 
 def test_single_class_uses_sigmoid() -> None:
@@ -45,6 +47,38 @@ def test_dice_of_empty_masks_is_1_and_of_one_empty_mask_0() -> None:
 def test_hard_label_of_probability_one_half_is_background() -> None:
     label, confidence = hard_label(torch.full((1, 1, 1, 1), 0.5))
     assert (label.item(), confidence.item()) == (0, 0.5)
+    label, sure = sure_label(torch.tensor([0.75, 0.5, 0.125]).view(1, 1, 1, 3), tau=0.75)
+    assert (label.flatten().tolist(), sure.flatten().tolist()) == ([1, 0, 0], [0.0, 0.0, 1.0]), "above tau"
+    assert sure.dtype == torch.float32
+
+
+def test_entropy_is_in_nats() -> None:
+    one = entropy(torch.tensor([0.25, 0.5, 0.0, 1.0]).view(1, 1, 1, 4)).flatten().tolist()
+    assert one == pytest.approx([math.log(4) - 0.75 * math.log(3), math.log(2), 0.0, 0.0], abs=3e-6)
+    three = entropy(torch.tensor([0.5, 0.25, 0.25]).view(1, 3, 1, 1).expand(2, 3, 2, 1))
+    assert three.shape == (2, 1, 2, 1)
+    assert three.flatten().tolist() == pytest.approx([1.5 * math.log(2)] * 4)
+    assert entropy(torch.full((1, 2, 1, 1), 0.5)).item() == pytest.approx(math.log(2)), "one row of pixels"
+
+
+def test_pixels_without_label_are_255_or_0_in_all_planes() -> None:
+    assert without_label(torch.tensor([[[0, 1, IGNORE]]])).tolist() == [[[False, False, True]]]
+    planes = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 0]]).view(1, 3, 1, 3)
+    assert without_label(planes).tolist() == [[[[False, False, True]]]]
+    two = torch.tensor([[1, 0, 0], [0, 1, 0]]).view(2, 1, 3)
+    assert without_label(two).tolist() == [[[False, False, True]]]
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_losses_keep_dtype_of_logits(classes: int, dtype: torch.dtype) -> None:
+    logits = torch.zeros(2, classes, 4, 4, dtype=dtype)
+    target, soft, weight = torch.ones(2, 1, 4, 4), torch.full((2, classes, 4, 4), 0.3), torch.full((2, 1, 4, 4), 0.7)
+    for label in (target, soft):
+        assert {part.dtype for part in channels(logits, label)} == {dtype}
+    losses = [weighted_pseudo_label_loss(logits, target, weight), logits_kl(logits, soft)]
+    losses += [StructureLoss(kernel_size=3)(logits, target, weight)]
+    assert [loss.dtype for loss in losses] == [dtype] * 3
 
 
 def test_pseudo_label_loss_matches_hand_calculation() -> None:
@@ -109,7 +143,7 @@ def test_distillation_weights_are_normalised_and_scale_is_not() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_divergence_is_finite_for_probabilities_0_and_1(dtype: torch.dtype) -> None:
     logits = torch.zeros(1, 1, 1, 2, dtype=dtype, requires_grad=True)
-    loss = distillation_kl(logits, torch.tensor([[[[0.0, 1.0]]]]), 1)
+    loss = distillation_kl(logits, torch.tensor([[[[0.0, 1.0]]]], dtype=dtype), 1)
     loss.backward()
     assert (loss.dtype, loss.item()) == (torch.float32, pytest.approx(bernoulli_kl(CLIP, 0.5), rel=1e-3))
     assert bool(logits.grad.isfinite().all())
@@ -132,6 +166,9 @@ def test_divergences_of_three_classes_match_probabilities() -> None:
     teacher = torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)
     expected = sum(p * math.log(p * 3) for p in (0.5, 0.3, 0.2)) / 3
     assert hssf_kl(torch.zeros(1, 3, 1, 1), teacher, temperature=1).item() == pytest.approx(expected, rel=1e-4)
+    two = torch.zeros(2, 3, 1, 1), teacher.expand(2, 3, 1, 1)
+    gated = hssf_kl(*two, torch.tensor([True, False]), temperature=1).item()
+    assert gated == pytest.approx(expected / 2, rel=1e-4), "an image with a closed gate counts as 0"
 
 
 def test_gradient_reaches_student_and_not_teacher() -> None:
@@ -146,6 +183,7 @@ def test_probabilities_use_sigmoid_or_softmax() -> None:
     assert probabilities(torch.tensor([[[[0.0, math.log(3)]]]])).flatten().tolist() == pytest.approx([0.5, 0.75])
     logits = torch.tensor([math.log(2), math.log(5), math.log(3)]).view(1, 3, 1, 1).expand(1, 3, 2, 1)
     assert probabilities(logits)[0, :, 1, 0].tolist() == pytest.approx([0.2, 0.5, 0.3])
+    assert probabilities(logits[:, :, :1])[0, :, 0, 0].tolist() == pytest.approx([0.2, 0.5, 0.3])
 
 
 def test_multiclass_distillation_is_weighted_per_image() -> None:
