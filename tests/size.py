@@ -32,7 +32,7 @@ BOUNDS = {
 }
 """The budget; other numbers have no limit."""
 
-REACHED = {"package, code lines": 30_949, "package, files": 227, "tests, raw lines": 47_241}
+REACHED = {"package, code lines": 30_949, "package, files": 227, "tests, raw lines": 47_238}
 """Limits of ``--check`` until the budget is reached. They only go down; they went up once, for compression,
 generations, the scored start and scores of volumes, for which the budget leaves 2,000 lines of code."""
 
@@ -41,20 +41,12 @@ GENERATED = ("benchmarks.md", "methods.md", "results-schema.md")
 
 _TABLE = re.compile(r"<!-- (?!end).*? -->.*?<!-- end.*? -->", re.DOTALL)
 
-DIALECT = {
-    "told": "told",
-    "stands": r"stands?|standing|stood",
-    "lies in": r"(?:lies?|lay) in",
-    "has its home": r"ha(?:s|ve) (?:its|their) homes?",
-    "mend": r"mend(?:s|ed|ing)?",
-    "heed": r"heed(?:s|ed|ing)?",
-    "nobody, somebody": r"nobody|somebody",
-    "otherwise than": "otherwise than",
-    "lest": "lest",
-    "bears out": r"bears? (?:it|them|that) out|bears? out",
-    "knob": r"knobs?",
-}
-"""Words to replace by plainer ones, each with its regular expression; parts of identifiers also count."""
+DIALECT = re.compile(
+    r"(?<![a-z])(told|stand(s|ing)?|stood|(lies?|lay)\s+in|ha(s|ve) (its|their) homes?|mend(s|ed|ing)?|heed(s|ed|ing)?|"
+    r"nobody|somebody|otherwise than|lest|bears? (it |them |that |)out|knobs?)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Words to replace by plainer ones; parts of identifiers also count."""
 
 _WITHOUT_CODE = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER),
@@ -74,9 +66,9 @@ def code_lines(text: str) -> int:
     return len({line for lines in written for line in lines} - documented)
 
 
-def dialect(text: str) -> dict[str, int]:
-    """Number of occurrences of each word of :data:`DIALECT` in a text."""
-    return {word: len(re.findall(rf"(?<![a-z])(?:{found})(?![a-z])", text.lower())) for word, found in DIALECT.items()}
+def dialect(text: str) -> list[tuple[int, str]]:
+    """Line and text of each match of :data:`DIALECT`."""
+    return [(text.count("\n", 0, found.start()) + 1, found.group()) for found in DIALECT.finditer(text)]
 
 
 def measured(root: Path) -> Iterator[tuple[str, int]]:
@@ -91,10 +83,15 @@ def measured(root: Path) -> Iterator[tuple[str, int]]:
     yield "tests, raw lines", _lines(tests)
     for name, texts in (("README", readme), ("docs", docs), ("CHANGELOG", changelog)):
         yield f"{name}, words", sum(len(_TABLE.sub("", text).split()) for text in texts)
-    folders = ("*.md", "docs/**/*.md", "study/*.md", "bundles/**/*.md")
-    found = dialect("\n".join([*package, *_texts(path for folder in folders for path in root.glob(folder))]))
-    yield "dialect in package and pages", sum(found.values())
-    yield from ((f"  {word}", number) for word, number in found.items())
+    yield "dialect in package and pages", len(list(_dialect_of(root)))
+
+
+def _dialect_of(root: Path) -> Iterator[str]:
+    # the places of all words to replace, one text each
+    patterns = ("samfed_monai/**/*.py", "*.md", "docs/**/*.md", "study/*.md", "bundles/**/*.md")
+    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
+        for line, word in dialect(path.read_text(encoding="utf-8")):
+            yield f"{path.relative_to(root)}:{line}: {word}"
 
 
 def _texts(paths: Iterable[Path]) -> list[str]:
@@ -117,6 +114,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         over += f"; the limit is {limit:,}" if over and limit != bound else ""
         print(f"{name:36} {number:8,}" + ("" if bound is None else f"  of at most {bound:6,}{over}"))
         exceeded += [name] if limit is not None and number > limit else []
+    print("".join(f"  {place}\n" for place in _dialect_of(root)), end="")
     return int(check and bool(exceeded))
 
 
