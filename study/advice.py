@@ -35,7 +35,9 @@ def advice(records: str | Path) -> str:
         return f"`{name}`" if cell.mean is None else f"`{name}` {cell.mean:.3f}{mark}"
 
     def rows(part: str, *names: str, column: str = "dice") -> str:
-        return ", ".join(row(part, name, column) for name in names)
+        """The methods, the best first."""
+        means = {name: figures[part].get(name, {}).get(column, Cell()).mean or 0.0 for name in names}
+        return ", ".join(row(part, name, column) for name in sorted(names, key=means.__getitem__, reverse=True))
 
     return _ADVICE.format(
         abdomen=_abdomen(newest(runs_of("abdomen", records))),

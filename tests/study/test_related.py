@@ -148,6 +148,8 @@ def test_row_figures_match_hand_calculation(records):
     assert samfed == pytest.approx(expected)
     assert cells["no_sam"]["memory"].by_seed == {0: 0.0, 1: 0.0}
     assert cells["fedper"]["unseen"].n == 0
+    best_first = "`samfed` 0.660, `no_sam` 0.600, `no_global_kd`, `fedsemidg`, `elcfs`, `dp_only`."
+    assert best_first in advice(records), "those without runs last"
 
 
 def test_time_and_memory_come_from_cpu_runs(records, tmp_path):
