@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 MORE = 0.3  # share of images for validation and for test if a tenth is too little; as in docs/own-data.md
-SITES, SHARE = 4, 0.1  # defaults
 
 
 def run_source(arguments: argparse.Namespace) -> None:
@@ -71,10 +70,8 @@ def run_weak(arguments: argparse.Namespace) -> None:
 
 
 def run_synthetic(arguments: argparse.Namespace) -> None:
-    from samfed_monai.core.io import require_writable
     from samfed_monai.data.synthetic import render_synthetic
 
-    require_writable(arguments.output)  # before any image is rendered
     _save(render_synthetic(arguments.root, **_kwargs(render_synthetic, vars(arguments))), arguments.root, arguments)
 
 
@@ -162,71 +159,8 @@ def number_or_folder(text: str) -> int | str:
     raise argparse.ArgumentTypeError(f"expected a number, or folder, found {text!r}")
 
 
-def _option(about: str, metavar: str | tuple[str, str] | None = None, **kwargs: Any) -> dict[str, Any]:
-    return {"help": about, **({} if metavar is None else {"metavar": metavar}), **kwargs}
-
-
-def _list(about: str, metavar: str, **kwargs: Any) -> dict[str, Any]:
-    """Returns an option that may be repeated."""
-    return _option(about, metavar, **{"action": "append", "default": [], **kwargs})
-
-
-def _names(about: str, metavar: str = "NAME[,NAME]", **kwargs: Any) -> dict[str, Any]:
-    """Returns an option of comma-separated names that may be repeated."""
-    return _list(about, metavar, action="extend", type=names_in, **kwargs)
-
-
-def _switch(about: str, **kwargs: Any) -> dict[str, Any]:
-    return _option(about, **{"action": "store_true", **kwargs})
-
-
-OPTIONS = {
-    "root": _option("folder of the images, and the data root of the list", "DIR", type=Path),
-    "name_of_source": _option("name of an entry point of the group samfed_monai.sources", "NAME"),
-    "datalist": _option("a list made by `samfed prepare`", "LIST.json", type=Path),
-    "--by-folder": _switch("keep all images of one folder (a patient's, for instance) in one split"),
-    "--by-sequence": _switch("keep the frames of a video in one group, if known"),
-    "--category": _names("categories that are foreground", dest="categories"),
-    "--classes": _names("classes of the mask values 1, 2, …, if masks are not binary", "NAME,NAME"),
-    "--data-root": _option("folder of the images", "DIR", type=Path, required=True),
-    "--divide": _option("divide each site, except unseen sites, into N sites; groups stay together", "N", type=int),
-    "--folder": _list("a client's folder; may be repeated", "CLIENT=FOLDER", dest="folders"),
-    "--group-column": _option("column of the CSV with the groups", "NAME", default="group"),
-    "--groups": _option("table of images (or ids) and their groups; a group is never divided", "CSV", type=Path),
-    "--images-per-site": _option("unlabelled images of each site", "N", type=int),
-    "--kind": _list("scribble, points, box or block, for all sites or for one", "[SITE=]KIND", required=True),
-    "--label": _list("mask value of the foreground, or of each class", "N", type=int, dest="labels"),
-    "--label-kind": _list("mask, or scribble, points, box, block (255: no label)", "[SITE=]KIND", dest="label_kinds"),
-    "--labelled": _switch("also write masks of unlabelled images (for the oracle)"),
-    "--leave-out": _names("collections to leave out"),
-    "--limit-per-site": _option("keep N unlabelled images of each site, chosen by hash", "N", type=int),
-    "--mask-threshold": _option("lowest foreground value of masks that are not binary", "1..255", type=int),
-    "--no-report": _switch("write no data report", action="store_false", dest="report"),
-    "--output": _option("the data list to write", "LIST.json", type=Path, required=True),
-    "--output-dir": _option("folder for <site>.json and server.json", "DIR", type=Path, required=True),
-    "--points": _option("points of each class", "N", type=int, default=5),
-    "--public": _option("site or folder of the public images, or none; of a single pool also their number or share"),
-    "--public:count": _option("number of public images, or volumes", "N", type=int),
-    "--reorient": _switch("reorient volumes and masks to RAS+ first, so that slices run from feet to head"),
-    "--scene": _option("kind of images to render", choices=("skin", "polyp"), default="skin"),
-    "--seed": _option("random seed", type=int, default=0),
-    "--sites": _option("number of sites, or folder: each folder is a site", "N", type=number_or_folder, default=SITES),
-    "--sites:number": _option("number of sites", "N", type=int, default=SITES),
-    "--size": _option("size of each image, in pixels", ("HEIGHT", "WIDTH"), type=int, nargs=2),
-    "--skip-unreadable": _switch("leave out images if they or their masks cannot be decoded"),
-    "--slices": _option("folder for the slices, and the data root of the list", "DIR", type=Path, required=True),
-    "--split": _option("the published JSON file", "FILE", type=Path, required=True),
-    "--test": _option("share of a site's images (with masks) to test on", "SHARE", type=float, default=SHARE),
-    "--test-only": _switch("make every image with a mask a test image (DIR may be a single site)"),
-    "--unpack": _switch("unpack DIR/*.zip first"),
-    "--unseen": _names("sites that do not train: all their labelled images are test images"),
-    "--validation": _option("share of a site's images (with masks) to validate on", "SHARE", type=float, default=SHARE),
-    "--volumes": _option("number of volumes of each site", "N", type=int),
-    "--width": _option("width of scribbles and points in pixels, an odd number", "N", type=int, default=3),
-    "--without-spacing": _names("sites with wrong voxel sizes in headers: no HD95 in mm"),
-    "--without-annotation": _option("meaning of such images", choices=("unlabelled", "empty"), default="unlabelled"),
-}
-"""Every option once; a suffix after a colon distinguishes options of the same name."""
+TYPES = {"path": Path, "int": int, "float": float, "number_or_folder": number_or_folder, "names": names_in}
+"""Types of options in ``sources.json``."""
 
 RUNS = {"split": run_split, "synthetic": run_synthetic, "synthetic-volumes": run_synthetic_volumes, "weak": run_weak}
 """Sources that are not functions of ``data/prepare.py``, with their functions here."""
@@ -235,8 +169,8 @@ RUNS = {"split": run_split, "synthetic": run_synthetic, "synthetic-volumes": run
 def add_prepare_parser(subparsers: Any) -> None:
     """Adds ``prepare`` and its sources; each sets ``run``, a function of the parsed arguments.
 
-    ``sources.json`` has options that sources share, and the description, options and defaults of each; one of the
-    options joined by ``|`` is required.
+    ``sources.json`` has every option once (a suffix after a colon distinguishes options of the same name), those that
+    sources share, and the description, options and defaults of each; one of the options joined by ``|`` is required.
 
     Args:
         subparsers: from ``ArgumentParser.add_subparsers``.
@@ -252,15 +186,18 @@ def add_prepare_parser(subparsers: Any) -> None:
             options = names.split("|")
             group = parser if len(options) == 1 else parser.add_mutually_exclusive_group(required=True)
             for name in options:
-                _add(group, name, table.get("defaults", {}))
+                _add(group, name, tables["options"][name], table.get("defaults", {}))
         parser.set_defaults(run=RUNS.get(source, run_source))
 
 
-def _add(parser: Any, name: str, defaults: Mapping[str, Any]) -> None:
+def _add(parser: Any, name: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Adds an option of the table, with its default in the help."""
-    settings = dict(OPTIONS[name])
-    flag = name.partition(":")[0]
+    flag, changed = name.partition(":")[0], dict[str, Any]()
     default = settings.get("default", defaults.get(flag.strip("-").replace("-", "_")))
     if default not in (None, []):
-        settings |= {"default": default, "help": f"{settings['help']} (default: {default})"}
-    parser.add_argument(flag, **settings)
+        changed |= {"default": default, "help": f"{settings['help']} (default: {default})"}
+    if "type" in settings:
+        changed["type"] = TYPES[settings["type"]]
+    if isinstance(settings.get("metavar"), list):
+        changed["metavar"] = tuple(settings["metavar"])
+    parser.add_argument(flag, **{**settings, **changed})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,7 +12,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, write_json
-from samfed_monai.core.text import printable
+from samfed_monai.core.text import counted, printable
 from samfed_monai.core.validators import require, schema_problems
 from samfed_monai.data.classes import list_class_problems
 
@@ -190,7 +190,8 @@ def site_name_problems(name: str, where: str) -> list[Problem]:
     where = f"{where} -> sites#{name}"
     if not SITE_NAME.fullmatch(name) or unsafe(name):
         hint = "rename the site: its name is used for folders and in the configuration"
-        return [Problem(where, repr(name), "a name without slashes that does not begin with . @ $ or %", hint)]
+        expected = "a name without slashes and drives (C:) that does not begin with . @ $ or %"
+        return [Problem(where, repr(name), expected, hint)]
     hint = f"if its images are public, give --public {name}; otherwise rename it: the name is reserved for the server"
     return [Problem(where, repr(name), "another name", hint)] if name in SERVER_NAMES else []
 
@@ -331,21 +332,26 @@ def _json(items: list[Item]) -> list[dict[str, Any]]:
 OUTPUT_HINT = "choose another name, or delete the file"
 
 
-def require_free(path: str | Path, *, name: str) -> None:
+def require_free(path: str | Path, *, name: str, files: Collection[tuple[str, str, str, str | None]] = ()) -> None:
     """Checks an output before any image is read: it must not exist, or be a list of the same name.
 
     Args:
         path: the data list to write.
         name: name of the list to write.
+        files: site, split, image and label of each item of it, if these are known.
 
     Raises:
-        Refused: the path holds another file, or a list of another name.
+        Refused: the path holds another file, or a list of another name or with other files.
         OSError: the path cannot be written.
     """
     require_writable(path)
     existing = _existing_list(path)
     if existing is not None and existing.name != name:
         raise refused(path, f"the list {existing.name!r}", f"no file, or the list {name!r}", OUTPUT_HINT)
+    listed = {(site, split.value, item.image, item.label) for site, split, item in existing.items()} if existing else ()
+    if files and listed and listed != files:
+        expected = "no file, or the list of the same images and masks"
+        raise refused(path, f"another data list, {name!r} of {counted(len(listed), 'image')}", expected, OUTPUT_HINT)
 
 
 def freeze(lists: Mapping[Path, DataList]) -> None:

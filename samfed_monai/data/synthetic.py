@@ -12,8 +12,10 @@ import gzip
 import io
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from samfed_monai.core.io import read_json, sha256_bytes, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.validators import one_of, require, whole
-from samfed_monai.data.datalist import DataList, Item, Site
+from samfed_monai.data.datalist import DataList, Item, Site, require_free
 from samfed_monai.data.reading import png_of
 
 logger = logging.getLogger(__name__)
@@ -377,6 +379,7 @@ def render_synthetic(
     test: int = 12,
     size: tuple[int, int] = (192, 256),
     seed: int = 0,
+    output: str | Path | None = None,
 ) -> DataList:
     """Renders sites that look different from each other and returns their data list.
 
@@ -397,12 +400,13 @@ def render_synthetic(
         test: number of labelled test images of each site.
         size: (H, W) in pixels, at least 64 each.
         seed: every seed gives other images.
+        output: file for the list; one that holds another list is refused before any image is rendered.
 
     Returns:
         A :class:`~samfed_monai.data.DataList` whose paths are relative to ``folder``; it is not saved.
 
     Raises:
-        Refused: a count or size is out of range.
+        Refused: a count or size is out of range; ``output`` holds another list.
     """
     splits = {"unlabelled": images_per_site, "validation": validation, "test": test}
     counts = {"--images-per-site": images_per_site, "--public": public, "validation": validation, "test": test}
@@ -415,30 +419,36 @@ def render_synthetic(
     folder, purpose = Path(folder), ("synthetic",) if scene == "skin" else ("synthetic", scene)
     bar = progress_bar(total=public + sites * sum(splits.values()), desc="synthetic", unit="image")
 
-    def render(site: str, look: Look, indices: range, with_mask: bool) -> list[Item]:
-        items = []
-        for index in indices:
-            image, mask = render_scene(np.random.default_rng(derive_seed(seed, *purpose, site, index)), size, look)
-            stream = io.BytesIO()
-            Image.fromarray(image).save(stream, format="JPEG", quality=look.quality)
-            names = f"{site}/images/{site}_{index:06d}.jpg", f"{site}/masks/{site}_{index:06d}.png"
-            sha256 = _save(folder / names[0], stream.getvalue())
-            label = (names[1], _save(folder / names[1], png_of(mask))) if with_mask else ()
-            items.append(Item(names[0], sha256, *label))
-            bar.update()
-        return items
+    def render(site: str, index: int, look: Look, item: Item) -> Item:
+        image, mask = render_scene(np.random.default_rng(derive_seed(seed, *purpose, site, index)), size, look)
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, format="JPEG", quality=look.quality)
+        sha256 = _save(folder / item.image, stream.getvalue())
+        bar.update()
+        return Item(item.image, sha256, item.label, _save(folder / item.label, png_of(mask)) if item.label else None)
 
+    named = [(("", "public"), index, PUBLIC[scene], _item(PUBLIC_FOLDER, index, True)) for index in range(public)]
+    for number, (start, (split, count)) in product(range(sites), enumerate(splits.items())):
+        name, look = f"site-{number + 1}", look_of(scene, number, seed)
+        for index in range(start * _SPLIT_STRIDE, start * _SPLIT_STRIDE + count):
+            named.append(((name, split), index, look, _item(name, index, labelled or split != "unlabelled")))
+    list_name = "-".join([*purpose, str(seed)])
+    if output is not None:
+        require_free(output, name=list_name, files={(*place, item.image, item.label) for place, _, _, item in named})
+    rendered = defaultdict[tuple[str, str], list[Item]](list)
     with bar:
-        public_items = render(PUBLIC_FOLDER, PUBLIC[scene], range(public), True)
-        site_entries = {}
-        for number in range(sites):
-            name, look, entries = f"site-{number + 1}", look_of(scene, number, seed), {}
-            for start, (split, count) in enumerate(splits.items()):
-                indices = range(start * _SPLIT_STRIDE, start * _SPLIT_STRIDE + count)
-                entries[split] = render(name, look, indices, labelled or split != "unlabelled")
-            site_entries[name] = Site(**entries)
+        for place, index, look, item in named:
+            rendered[place].append(render(place[0] or PUBLIC_FOLDER, index, look, item))
     logger.info("rendered %d synthetic images of %d sites into %s", bar.total, sites, folder)
-    return DataList("-".join([*purpose, str(seed)]), public_items, site_entries)
+    names = [f"site-{number + 1}" for number in range(sites)]
+    entries = {name: Site(**{split: rendered[name, split] for split in splits}) for name in names}
+    return DataList(list_name, rendered["", "public"], entries)
+
+
+def _item(site: str, index: int, with_mask: bool) -> Item:
+    """Returns an image to render, with its mask's path if it gets one."""
+    name = f"{site}_{index:06d}"
+    return Item(f"{site}/images/{name}.jpg", "", f"{site}/masks/{name}.png" if with_mask else None)
 
 
 def _size_problems(size: Sequence[int], least: int, most: float = math.inf) -> list[Problem]:

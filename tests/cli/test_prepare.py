@@ -114,7 +114,6 @@ def test_synthetic_is_repeatable_and_never_overwrites(tmp_path):
     assert len(DataList.load(output).sites) == 2
     with pytest.raises(OSError, match="No such file"):
         run("synthetic", tmp_path / "others", *words, "--output", "/proc/list.json")
-    assert not (tmp_path / "others").exists(), "nothing is rendered"
     assert open_to_others(tmp_path / "data", output, *tmp_path.glob("list.report.*")) == []
     before = output.read_bytes()
     run("synthetic", tmp_path / "data", *words, "--output", output)
@@ -122,10 +121,13 @@ def test_synthetic_is_repeatable_and_never_overwrites(tmp_path):
     images = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")}
     for other in (("--seed", 1), ("--scene", "polyp")):
         with pytest.raises(Refused, match="expected no file, or an identical one, found another file; render"):
-            run("synthetic", tmp_path / "data", *words, "--output", output, *other)
+            run("synthetic", tmp_path / "data", *words, "--output", tmp_path / "other.json", *other)
+        with pytest.raises(Refused, match=r"expected no file, or the list 'synthetic-.*, found the list 'synthetic-0'"):
+            run("synthetic", tmp_path / "others", *words, "--output", output, *other)
     assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")} == images
     with pytest.raises(Refused, match="found another data list, 'synthetic-0'"):
-        run("synthetic", tmp_path / "data", *words, "--output", output, "--labelled")
+        run("synthetic", tmp_path / "others", *words, "--output", output, "--labelled")
+    assert not (tmp_path / "others").exists(), "nothing is rendered"
     assert output.read_bytes() == before
 
 

@@ -88,7 +88,7 @@ def test_schema_violations_and_other_problems_are_reported_together(tmp_path):
     path.unlink()
     example().save(path)
 
-    odd = ["a/b", "@home", "$1", "%list.json#name", ".a", "a\x1f"]  # a configuration would not take them as text
+    odd = ["a/b", "@home", "$1", "%list.json#name", ".a", "a\x1f", "a:b"]  # no text in a configuration, or no folder
     servers = ["server", "public", ""]
 
     def spoil(content):
@@ -97,7 +97,7 @@ def test_schema_violations_and_other_problems_are_reported_together(tmp_path):
             content["sites"][name] = {"unlabelled": [], "validation": [], "test": []}
 
     edited(path, spoil)
-    expected = "expected a name without slashes that does not begin with . @ $ or %, found"
+    expected = "expected a name without slashes and drives (C:) that does not begin with . @ $ or %, found"
     assert refusals(path) == [
         *(f"list.json -> sites#{repr(name)[1:-1]}: {expected} {name!r}" for name in odd),
         *(f"list.json -> sites#{name}: expected another name, found {name!r}" for name in servers[:2]),

@@ -132,12 +132,17 @@ def test_further_sites_vary_within_limits():
         assert 0.75 <= look.radius[0] / base.radius[0] <= 1.25
 
 
-def test_bad_arguments_are_refused_together(tmp_path):
+def test_bad_arguments_of_images_and_volumes_are_refused_together(tmp_path):
     with pytest.raises(Refused, match=r"(?s)3 problems.*sites: expected a whole number >= 1.*test.*size.*\(32, 80\)"):
         synthetic.render_synthetic(tmp_path, sites=0, test=-1, size=(32, 80))
     with pytest.raises(Refused, match=r"scene: expected one of \['skin', 'polyp'\], found 'lung'"):
         synthetic.render_synthetic(tmp_path, scene="lung")
     assert list(Path(tmp_path).iterdir()) == []
+    message = r"(?s)--volumes: expected a whole number in \[1, 512\], found 0.*"
+    message += r"depth: expected a whole number in \[4, 512\].*"
+    message += r"--size: expected \(H, W\), each at least 32 and at most 512, found \(16, 64"
+    with pytest.raises(Refused, match=message):
+        synthetic.render_volumes(tmp_path, volumes=0, size=(16, 64), depth=2)
 
 
 SMALL = {"volumes": 3, "public": 2, "size": (32, 40), "depth": 4}
@@ -204,11 +209,3 @@ def test_command_writes_volumes_and_prints_next_step(number, public, variant, tm
     following = f"""list.json --data-root v_slices --classes '["kidney", "spleen"]' {variant}--output-dir RUN\n"""
     command = f"next    look at the report, then samfed federate BUNDLE --datalist {following}"
     assert capsys.readouterr().out.endswith(command)
-
-
-def test_volume_arguments_out_of_range_are_refused_together(tmp_path):
-    message = r"(?s)--volumes: expected a whole number in \[1, 512\], found 0.*"
-    message += r"depth: expected a whole number in \[4, 512\].*"
-    message += r"--size: expected \(H, W\), each at least 32 and at most 512, found \(16, 64"
-    with pytest.raises(Refused, match=message):
-        synthetic.render_volumes(tmp_path, volumes=0, size=(16, 64), depth=2)
