@@ -8,13 +8,13 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from samfed_monai.core.errors import Problem, Problems, machine_failure, refused
 from samfed_monai.core.io import PRIVATE, make_folder, undo_on_error
-from samfed_monai.core.text import counted
+from samfed_monai.core.text import counted, normal
 from samfed_monai.core.validators import require
 from samfed_monai.data.datalist import unsafe
 
@@ -27,10 +27,11 @@ MAX_BYTES = 64 * GIB  # the largest official archive (ISIC 2018 task 1 and 2) un
 MAX_RATIO = 200  # unpacked to packed size; images hardly shrink, zeros shrink to a thousandth (ours)
 ENCRYPTED, UTF_8 = 0x1, 0x800  # flag bits of a member
 UNPACK_HINT = "if you trust it, unpack it with another program"
+Check = Callable[[list[Path]], object]
 ARCHIVES = frozenset({".zip", ".rar", ".7z", ".tar", ".tgz", ".gz", ".bz2", ".xz"})
 
 
-def unpack_all(root: Path, *, folder_each: bool = False) -> list[Path]:
+def unpack_all(root: Path, *, folder_each: bool = False, check: Check | None = None) -> list[Path]:
     """Unpacks the zip files of a folder into it, after checking every member of each.
 
     Backslashes in member names are read as slashes, as older Windows programs write them. An existing file with other
@@ -40,6 +41,7 @@ def unpack_all(root: Path, *, folder_each: bool = False) -> list[Path]:
     Args:
         root: the folder.
         folder_each: whether to unpack each archive into a folder named after it.
+        check: called with the paths of all members before one is unpacked; it may refuse them.
 
     Returns:
         The zip files.
@@ -53,13 +55,16 @@ def unpack_all(root: Path, *, folder_each: bool = False) -> list[Path]:
     zips = [path for path in archives if path.suffix.lower() == ".zip"]
     if others := [path.name for path in archives if path not in zips]:
         logger.warning("%s: not zip files, unpack them yourself: %s", root, ", ".join(others))
-    problems = Problems()
-    for path in zips:
+    problems, members = Problems(), list[Path]()
+    places = {path: root / path.stem if folder_each else root for path in zips}
+    for path, folder in places.items():
         with problems.collected():
-            _checked_members(path)
+            members += [folder / member.filename for member in _checked_members(path) if not member.is_dir()]
     problems.refuse_if_any()
-    for path in zips:
-        _unpack(path, root / path.stem if folder_each else root)
+    if check is not None:
+        check(members)
+    for path, folder in places.items():
+        _unpack(path, folder)
     return zips
 
 
@@ -112,19 +117,21 @@ def _unsafe_members(archive: str, members: list[zipfile.ZipInfo]) -> Iterator[Pr
     for member in members:
         mode = stat.S_IFMT(member.external_attr >> 16)
         path = str(PurePosixPath(member.filename))  # "./a" and "b//c" are written where "a" and "b/c" are
+        key = normal(path).casefold()  # many disks do not distinguish "A" and "a", or the two forms of "ü"
         reason = unsafe(member.filename)
         if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
             reason = f"a link or a device, {member.filename!r}"
         elif member.flag_bits & ENCRYPTED:
             reason = "an encrypted member"
-        elif reason is None and not member.is_dir() and by_path.setdefault(path, member) is not member:
-            reason = f"the path of {by_path[path].orig_filename!r}"
+        elif reason is None and not member.is_dir() and by_path.setdefault(key, member) is not member:
+            reason = f"the path of {by_path[key].orig_filename!r}"
+            reason += "" if by_path[key].filename == member.filename else " to a disk that ignores upper and lower case"
         if reason is not None:
             expected = "plain members inside the archive's own folder, each with a path of its own"
             yield Problem(f"{archive} -> {member.orig_filename}", reason, expected, UNPACK_HINT)
     for member in members:
         inside = PurePosixPath(member.filename, "x") if member.is_dir() else PurePosixPath(member.filename)
-        if parent := next((str(each) for each in inside.parents if str(each) in by_path), None):
+        if parent := next((str(each) for each in inside.parents if normal(str(each)).casefold() in by_path), None):
             where, found = f"{archive} -> {member.orig_filename}", f"the file {parent!r} above it"
             yield Problem(where, found, "a folder above it", UNPACK_HINT)
 

@@ -23,7 +23,7 @@ from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, requ
 from samfed_monai.data.folders import Found, class_value_problems, declare_kinds, find_folders, sites_in, without_mask
 from samfed_monai.data.image_folder import NIFTI, PICTURE
 from samfed_monai.data.partitions import Groups, Places, subset
-from samfed_monai.data.public import Coverage, collection_of, find_isic, find_polyps, find_published
+from samfed_monai.data.public import Coverage, collection_of, find_isic, find_polyps, find_published, isic_files
 from samfed_monai.data.quality_report import notes_on, write_report
 from samfed_monai.data.volumes import cut_nifti, volumes_of
 
@@ -498,7 +498,8 @@ def prepare_isic(root: str | Path, options: Options) -> Prepared:
     """
     check_options(options)
     root = Path(root)
-    found = options.with_groups(find_isic(root, read=unpack_all(root) if options.unpack else []))
+    read = unpack_all(root, check=partial(isic_files, root)) if options.unpack else []
+    found = options.with_groups(find_isic(root, read=read))
     lacking = without_mask([entry for entry in found if entry.origin and entry.origin == options.public])
     return make_pool_list(found, root, options, known=lacking)
 

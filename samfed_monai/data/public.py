@@ -327,9 +327,7 @@ def find_isic(root: str | Path, *, read: Sequence[Path] = ()) -> list[Found]:
         Refused: no ISIC image, or one image in two places (fault 22: two years in one folder).
     """
     root = Path(root)
-    problems, files = Problems(), list_images(root)
-    images, masks = (_by_id(files, pattern, root, problems) for pattern in (IMAGE, MASK))
-    problems.refuse_if_any()
+    images, masks = isic_files(root)
     if not images:
         archives = sorted(path.name for path in root.glob("*.zip"))
         hint = UNPACK if archives else "for images/ and masks/ folders use `samfed prepare folders`"
@@ -341,6 +339,18 @@ def find_isic(root: str | Path, *, read: Sequence[Path] = ()) -> list[Found]:
     entries = [Found(path, labels.get(name), origins[name]) for name, path in places.items()]
     _report_rest(root, root, entries, [path for name, path in masks.items() if name not in images], read)
     return entries
+
+
+def isic_files(root: Path, unpacked: Iterable[Path] = ()) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Returns ISIC's images and masks below ``root`` by image, with those of archives that will be ``unpacked`` there.
+
+    Raises:
+        Refused: one image or mask in two places.
+    """
+    problems, files = Problems(), sorted({*list_images(root), *unpacked})
+    images, masks = (_by_id(files, pattern, root, problems) for pattern in (IMAGE, MASK))
+    problems.refuse_if_any()
+    return images, masks
 
 
 def _report_rest(

@@ -42,6 +42,7 @@ EACH = "expected plain members inside the archive's own folder, each with a path
         *(([special(kind)], f"{EACH} a link or a device, 'x'") for kind in (stat.S_IFLNK, stat.S_IFIFO)),
         (["a/1", "a\\1"], rf"a\\1: {EACH} the path of 'a/1'"),
         *((["a/1", name], f"{name}: {EACH} the path of 'a/1'") for name in ("a/1", "./a/1", "a//1", "a/./1")),
+        *((["a/ü", name], "path of 'a/ü' to a disk that ignores upper and lower") for name in ("A/Ü", "a/u\u0308")),
         *((["a", name], f"{name}: expected a folder above it, found the file 'a' above it") for name in ("a/1", "a/")),
     ],
 )

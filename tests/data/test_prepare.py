@@ -273,6 +273,10 @@ def test_isic_archives_are_unpacked_on_request(tmp_path, isic, caplog):
         prepare_isic(root, options(tmp_path, public="4"))
     assert sum(1 for _ in prepare_isic(root, options(tmp_path, public="4", unpack=True)).datalist.items()) == 20
     assert caplog.messages[-1] == f"{root}: not read: 1 ZIP (more.zip)"
+    shutil.make_archive(str(root / "again"), "zip", isic.parent, isic.name)
+    with pytest.raises(Refused, match="expected each name once, found ISIC_0000015 also in"):
+        prepare_isic(root, options(tmp_path, public="4", unpack=True))
+    assert not (root / isic.name).exists(), "nothing is unpacked"
 
 
 @pytest.mark.parametrize(("images", "found"), [([], "no image below"), ([Found("1.png"), "2.png"], "str in the list")])
