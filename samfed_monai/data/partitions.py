@@ -10,7 +10,7 @@ import codecs
 import csv
 import io
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -457,6 +457,15 @@ class Groups:
         shared = "without a folder, for several images each, such as {}: all these images get the group of that row"
         shared += "; give paths to tell them apart"
         sentences = [f"{len(lacking)} of {len(images)} images have no group in {self.path.name}"] if lacking else []
+        spellings = defaultdict[str, set[str]](set)
+        for group in filter(None, groups.values()):
+            spellings[_SPELLING.sub("", group.casefold())].add(group)
+        if alike := [sorted(names) for names in spellings.values() if len(names) > 1]:
+            first = " and ".join(map(repr, alike[0][:2]))
+            sentences.append(f"{first} are different groups in {self.path.name}: if they are one, write them alike")
+        if dates := [group for group in groups.values() if group and _DATE_OF_EXCEL.fullmatch(group)]:
+            text = f"a group in {self.path.name} is {dates[0]!r}: if Excel made this date of a name such as 1-2"
+            sentences.append(f"{text}, format the column as text, and enter the names again")
         if doubtful := [group for group in groups.values() if group and group.casefold() in POSSIBLY_NONE]:
             subject = counted(len(doubtful), "image has a group", "images have groups") + " that may mean none"
             sentences.append(f"{subject}, such as {doubtful[0]!r}, and stay together: if so, leave these groups empty")
@@ -474,6 +483,8 @@ POSSIBLY_NONE = frozenset({"na", "n/a", "nan", "none", "null", "nil", "unknown",
 """Groups in lower case that mean none in some tables and are a patient's name in others."""
 _FLOAT_INTEGER = re.compile(r"^(\d+)\.0+$")  # pandas writes integers of a column with missing values so
 _CHANGED_BY_EXCEL = re.compile(r"\d(?:[.,]\d+)?E\+\d+|#[A-ZÄÖÜ/0]{2,}[!?]|#{3,}")
+_SPELLING = re.compile(r"(?<![\d.,])0+(?=\d)|[.,]0+$|[\s_-]+(?!\d)|(?<!\d)[\s_-]+")  # that may differ by mistake
+_DATE_OF_EXCEL = re.compile(r"\d{1,2}[-. ]+[A-Z][a-zä]{2}\.?(?:[-. ]+\d{2,4})?|[A-Z][a-zä]{2}[-. ]+\d{2,4}")
 _FORMULA = re.compile(r'="?(.*?)"?')  # ="001" prevents Excel from reading a number
 QUOTES_HINT = "close the quotes, or double quotes that are part of a value"
 _BINARY = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"\x1f\x8b", b"%PDF")

@@ -49,16 +49,13 @@ def test_clusters_are_independent_of_input_order(images, random):
     assert contents(images) == contents(shuffled)
 
 
-def test_draw_returns_clusters_nearest_to_target():
+def test_draw_is_nearest_to_target_and_smaller_subset_is_contained_in_larger_one():
     assert draw([5, 5, 5, 5], 10, np.random.default_rng(0)) in ([0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3])
     assert draw([9, 1], 1, np.random.default_rng(0)) == [1]
     assert draw([9, 8], 1, np.random.default_rng(0)) == [1]  # at least one, then the smaller
     assert draw([5], 3, np.random.default_rng(0)) == []  # one always stays behind
     assert draw([5], 3, np.random.default_rng(0), leave=0) == [0]
     assert draw([1, 1], 0, np.random.default_rng(0)) == []
-
-
-def test_smaller_subset_is_contained_in_larger_subset():
     hashes = ["d", "a", "c", "b"]
     assert subset(hashes, 2) == [1, 3]
     assert subset(hashes, 3) == [1, 2, 3]
@@ -119,6 +116,15 @@ def test_ungrouped_images_and_ambiguous_names_are_counted(tmp_path):
     assert groups.sentences(["a/1.png"]) == ["3 names are in g.csv without a matching image, such as '2.png'"]
     [sentence] = table(tmp_path, "id,group\n1,N/A\n2,na\n3,x\n").sentences(["1.png", "2.png", "3.png"])
     assert sentence.startswith("2 images have groups that may mean none, such as 'N/A', and stay together")
+    for pair in ("01 1", "3 3,0", "P1 p1", "P_07 p-7", "a.B a.b", "02-Mrz x", "Feb-01 x", "2.Mai.24 x"):
+        first, second = pair.split()
+        [sentence] = table(tmp_path, f"id;group\n1;{first}\n2;{second}\n").sentences(["1.png", "2.png"])
+        alike = f"{first!r} and {second!r} are different groups in g.csv: if they are one, write them alike"
+        assert sentence.startswith(
+            alike if second != "x" else f"a group in g.csv is {first!r}: if Excel made this date"
+        )
+    clean = table(tmp_path, "id,group\n1,1-2\n2,12\n3,1.5\n4,15\n5,10\n6,1\n7,May\n")
+    assert clean.sentences([f"{number}.png" for number in range(1, 8)]) == []
 
 
 def test_unmatched_or_conflicting_groups_are_refused(tmp_path):
