@@ -304,8 +304,12 @@ def rename_hint(masks: Sequence[Path], found: Sequence[Found]) -> str:
             files = f"{path.parent.name}/{path.name} and image {image}"
             return f"{files} are in different folders: if they belong together, give both folders one name"
         for image in stems:  # img_1 is in img_1_gt, but not in img_10_gt
-            if re.search(rf"(?<!\d){re.escape(image)}(?!\d)", _stem(path), re.IGNORECASE):
-                return f"for instance, rename {path.name} to {image}{_suffix(path)}"
+            pattern = re.compile(rf"(?<!\d){re.escape(image)}(?!\d)", re.IGNORECASE)
+            names = [mask.name for mask in sorted(masks) if pattern.search(_stem(mask))]
+            if path.name in names:
+                several, wanted = f"{' and '.join(names[:2])} may both be of {image}", f"{image}{_suffix(path)}"
+                hint = f"{several}: name the right one, or their union, {wanted}"
+                return hint if len(names) > 1 else f"for instance, rename {path.name} to {wanted}"
     return f"for instance, rename the mask of {stems[0]} to {stems[0]}{_suffix(sorted(masks)[0])}" if stems else ""
 
 
@@ -323,6 +327,8 @@ def folders_not_read(root: Path, sites: Collection[str], *, output: str | Path |
     sentences = outside(root, _folders_in(root))
     own_images, own_masks = (None if sites else near_miss(root, name) for name in ("images", "masks"))
     for folder in (root / name for name in _folders_in(root) if name not in sites):
+        if folder.name.startswith(".") and list_images(folder / "images"):
+            sentences.append(f"{folder.name} is hidden and was not read: if it is a site, rename it without the dot")
         is_masks = folder.name.lower() == "masks" or (own_images is not None and folder.name == own_masks)
         if is_ignored(folder.name) or is_masks or folder.resolve() in written:
             continue

@@ -29,6 +29,8 @@ IMAGES = (PICTURE, NIFTI, DICOM, VIDEO) = "picture", "NIfTI volume", "DICOM obje
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
+ALSO = f"; for inference also {', '.join((*NIFTI_SUFFIXES, *DICOM_SUFFIXES))}, or a DICOM object with its preamble"
+
 _SYSTEM = frozenset(read_json(Path(__file__).with_name("system_names.json")))
 """Files that macOS, Windows, Linux and NAS devices (Synology, QNAP, Asustor, NetApp) create, in lower case."""
 _PREFIXES = ("._", ".trash-", ".nfs", ".fuse_hidden")
@@ -208,9 +210,10 @@ def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict
         if not source.exists() or not (source.is_dir() or kind_of(source) == PICTURE):
             missing = "a broken link" if source.is_symlink() else "no such folder or image"
             found = f"a file of another kind ({kind_of(source)})" if source.exists() else missing
-            expected = f"a folder of images, or a file that ends in {', '.join(sorted(SUFFIXES))}"
+            expected = f"a folder of images, or a file that ends in {', '.join(sorted(SUFFIXES))}{ALSO}"
             readable = not os.path.lexists(source) and source.parent.is_dir() and os.access(source.parent, os.R_OK)
             hint = did_you_mean(source.name, [path.name for path in (source.parent.iterdir() if readable else ())])
+            hint = "unpack it" if source.suffix.lower() in ARCHIVES and source.is_file() else hint
             problems.add(str(source), found=found, expected=expected, hint=hint)
     problems.refuse_if_any()
     images = _images(folder)
@@ -218,7 +221,7 @@ def image_folder(folder: Sources, *, skip_unreadable: bool = False) -> list[dict
     if not images:
         where = ", ".join(map(str, _sources(folder))) or "images"
         found = "; ".join(filter(None, ["no image", *map(not_read, by_source.values())]))
-        problems.add(where, found=found, expected=f"files that end in {', '.join(sorted(SUFFIXES))}")
+        problems.add(where, found=found, expected=f"files that end in {', '.join(sorted(SUFFIXES))}{ALSO}")
     problems.extend(name_problems(f"{name}{path.suffix}" for name, path, _ in images))
     problems.extend(_duplicate_names(images))
     unreadable, mask_like_paths, dark = _check_images(images)

@@ -131,6 +131,8 @@ def test_renaming_example_names_mask_of_matching_image(masks, images, example):
     assert rename_hint([Path(mask) for mask in masks], found) == f"for instance, rename {example}"
     other = "p2/1_mask.png and image 1 are in different folders: if they belong together, give both folders one name"
     assert rename_hint([Path("masks/p2/1_mask.png")], [Found("a/images/p1/1.jpg")]) == other
+    both = "1_a.png and 1_b.png may both be of 1: name the right one, or their union, 1.png"
+    assert rename_hint([Path("1_b.png"), Path("1_a.png")], [Found("a/images/1.jpg")]) == both
 
 
 def test_unknown_public_folder_is_refused(tmp_path):
@@ -187,13 +189,14 @@ def test_folder_of_one_site_with_other_names_is_recognised(tmp_path):
         find_folders(tmp_path, public=None)
 
 
-def test_masks_hidden_folders_and_outputs_are_not_reported(tmp_path):
+def test_of_masks_hidden_folders_and_outputs_only_sites_are_reported(tmp_path):
     site(tmp_path, "a", 1, 1)
-    drawn(tmp_path, "masks/1.png", ".cache/1.png", "b/__MACOSX/1.png", "b/._1.png")
+    drawn(tmp_path, "masks/1.png", ".cache/1.png", ".b/images/1.png", "b/__MACOSX/1.png", "b/._1.png")
     drawn(tmp_path, "lists/figures/1.png", "runs/first/overlays/1.png")
     (tmp_path / "runs" / "first" / "run.json").write_text("{}")
-    assert folders_not_read(tmp_path, ["a"], output=tmp_path / "lists" / "new" / "list.json") == []
-    assert len(folders_not_read(tmp_path, ["a"])) == 1
+    hidden = ".b is hidden and was not read: if it is a site, rename it without the dot"
+    assert folders_not_read(tmp_path, ["a"], output=tmp_path / "lists" / "new" / "list.json") == [hidden]
+    assert len(folders_not_read(tmp_path, ["a"])) == 2
 
 
 def test_images_and_archives_beside_read_folders_are_counted(tmp_path):

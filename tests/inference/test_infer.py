@@ -321,12 +321,14 @@ def test_linked_image_uses_name_of_link(infer, given, capsys):
         (["@eaDir"], r"@eaDir: expected images, or folders of images, found a system file or folder"),
         ([".old"], r"found no image; not read: 1 GIF \(x\.gif\)"),
         (["pipe.png"], r"pipe\.png: expected .*, found a file of another kind \(pipe or device\)"),
-        (["gone.png"], r"gone\.png: expected .*, found a broken link\n"),
+        (["gone.png"], r"gone\.png: expected .*; for inference also \.nii\.gz, .*, found a broken link\n"),
+        (["a.zip"], r"a\.zip: expected .*, found a file of another kind \(ZIP\); unpack it"),
     ],
 )
 def test_refusal_creates_no_folders(infer, mixed, capsys, named, message):
     (mixed / ".old" / "x.png").rename(mixed / ".old" / "x.gif")
     (mixed / "gone.png").symlink_to("missing.png")
+    (mixed / "a.zip").touch()
     os.mkfifo(mixed / "pipe.png")
     words = [str(mixed / name) for name in named]
     assert infer(*words, "--overlays", "looks", "--dicom-seg", "objects") == 2
