@@ -29,6 +29,7 @@ _FIRST_BYTES = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"  # first bytes of a JPEG or 
 _FRAME_HEADERS = frozenset({0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # of JPEG-LS, and of all JPEGs
 _NO_IMAGES = frozenset(f"{_STORAGE}{end}" for end in ("30", "4.2", "66.4", "66.5", "66.7", "66.8", "481.2", "481.3"))
 """Storage classes with rows that are not images: parametric maps, spectra, segmentations, doses."""
+_PIXELS = "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation"
 
 
 _CORRECT_TAG = "correct the tag, or export the image again"
@@ -138,6 +139,9 @@ def _require_supported_image(content: Any) -> None:
         raise _Unsupported(found, "an object with pixel data", "leave it out")
     if other:
         raise _Unsupported(other, "a DICOM image", "leave it out")
+    for name in _PIXELS:
+        if content.get(name) in (None, ""):
+            raise _fault(name, "missing or empty", "a value, which the pixels need", _EXPORT_AGAIN)
     samples, stored, photometric = content.SamplesPerPixel, content.BitsStored, content.PhotometricInterpretation
     readable = {1: (*GREYS, PALETTE), 3: COLOURS}.get(samples, ())
     inverse = "INVERSE" if photometric == "MONOCHROME1" else "IDENTITY"

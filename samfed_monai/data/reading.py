@@ -266,6 +266,7 @@ def _decode(content: bytes, name: str, *, numbers: bool = False) -> Image.Image:
         found = "text" if _is_text(content) else other
         expected = "one of " + ", ".join(FORMATS)
         hint = TO_8_BIT if kind else "replace the file, whatever its suffix says"
+        hint += f"; if it is damaged, {COPY_AGAIN}" if kind in FORMATS else ""
     except Exception as error:  # decoders raise many kinds for damaged files
         if is_out_of_memory(error):
             raise
@@ -283,6 +284,9 @@ def _decode_non_tiff(content: bytes, name: str) -> Image.Image:
     if image.format not in JPEGS and (frames := getattr(image, "n_frames", 1)) > 1:  # an MPO's picture is its first
         found, hint = f"{frames} frames of an animation", "save the right frame, or each frame, as a file"
         raise refused(name, found=found, expected="one picture", hint=hint)
+    bits = BITS_OF_BMP.get(image.mode) if image.format == "BMP" else None
+    if bits and content[28 if content[14] > 12 else 24] != bits:
+        raise refused(name, "a BMP with a palette of few greys", "a PNG, or a BMP without a palette", TO_8_BIT)
     image.load()
     image.info["lossy"] = image.format in {*JPEGS, "HEIF"} or (image.format == "WEBP" and b"VP8 " in content)
     image.info["deep"] = image.format == "PNG" and content[24] == SIXTEEN and content[25] != GREY
@@ -314,12 +318,14 @@ def _lacks_rows(content: bytes, width: int, height: int) -> bool:
 
 
 COPY_AGAIN = "copy it again from its source, or remove it"
+BITS_OF_BMP = {"1": 1, "L": 8}  # Pillow reads pixels of other bits wrongly if all colours of the palette are grey
 SIXTEEN, GREY, SAMPLES = 16, 0, {2: 3, 4: 2, 6: 4}  # in a PNG's header: bits; colour type; samples of other types
 STARTS = {
     **dict.fromkeys((b"II*\0", b"II+\0", b"II\0*", b"MM\0*", b"MM\0+", b"MM*\0"), "TIFF"),
     b"\x89PNG": "PNG",
     b"\xff\xd8\xff": "JPEG",
     b"GIF8": "GIF",
+    **dict.fromkeys((b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51"), "JPEG 2000"),
 }
 
 
@@ -343,13 +349,13 @@ def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDA
         values = np.asarray(image)
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 65535 and (values % 1 == 0).all()):
             found = f"{'float samples' if image.mode == 'F' else 'samples'} from {values.min():g} to {values.max():g}"
-            raise refused(name, found=found, expected="whole numbers of 8 or 16 bits", hint="save it as 8-bit grey")
+            raise refused(name, found, "whole numbers of 8 or 16 bits", "save its foreground as 255, in 8-bit grey")
         return values.astype(np.uint16)
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))
     channels, hint = np.asarray(image), "save it as 8-bit grey"
     if image.mode in ("LA", "RGBA") and np.ptp(channels[..., -1]):
-        raise refused(name, "a mask whose alpha channel varies", "a grey mask", "save it as 8-bit grey without alpha")
+        raise refused(name, "a mask whose alpha channel varies", "a grey mask", "save the mask's channel as 8-bit grey")
     if image.mode in ("LA", "RGBA", "RGB"):
         colours = channels[..., :-1] if image.mode.endswith("A") else channels
         if (colours == colours[..., :1]).all():
@@ -639,8 +645,8 @@ def _stored_values(page: Any, tags: _Tags) -> NDArray[Any]:
     """Returns the samples, (H, W) or (H, W, samples), with black as 0."""
     try:
         values = page.asarray()
-    except ValueError as error:
-        if "imagecodecs" not in str(error):
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and "imagecodecs" not in str(error):
             raise
         hint = "pip install 'samfed-monai[tiff]', or save it without compression"
         raise tags.refusal(259, f"the compression {page.compression.name}", "a supported compression", hint) from None

@@ -44,6 +44,7 @@ ROUNDING = 1e-3
 SINGULAR, AGREEMENT = 1e-6, 0.01  # relative limits: of a voxel's volume; of its sides in qform and sform
 LABEL_HINT = "name every value with --classes A,B, or give with --label N the value of the foreground, or of each class"
 HINT_255 = "; if 255 is background, set it to 0; if 255 means 'not labelled': only pictures can have weak labels"
+AGAIN = "copy or export it again; a compressed file ends in .nii.gz, any other in .nii"
 AFFINE_HINT = "export it again, or set the right affine: nibabel.Nifti1Image(data, affine)"
 
 
@@ -109,6 +110,8 @@ def read_mask_slices(
         Refused: another shape, or an affine that moves a corner by more than a tenth of a voxel; values that are not
             whole numbers; several values besides 0 and none named, or a value of no class.
     """
+    from nibabel import aff2axcodes
+
     path = Path(path)
     mask, volume = _load(path), _load(Path(like))
     orientation = _orientation(Path(like), volume) if reorient else None
@@ -120,7 +123,8 @@ def read_mask_slices(
     distance = _corner_distance(mask.affine, volume.affine, shapes[1])
     if distance > TOLERANCE * np.linalg.norm(volume.affine[:3, : len(shapes[1])], axis=0).min():
         found = f"corners up to {distance:.4g} mm from the volume's"
-        hint = "resample the mask to the volume; if both have the same grid, copy the volume's affine"
+        same_axes = aff2axcodes(mask.affine) == aff2axcodes(volume.affine)  # else a copied affine would mirror the mask
+        hint = "resample the mask to the volume" + ("; if the grid is the same, copy the volume's affine" * same_axes)
         raise refused(path, found, f"the affine of {Path(like).name}", hint)
     data, expected = _voxels(path, mask), "whole numbers: 0 and the value of the mask"
     if data.dtype.names or data.size != np.prod(shapes[0]) or np.iscomplexobj(data):
@@ -182,7 +186,7 @@ def nifti_of(masks: Sequence[NDArray[Any]], like: Path, *, reorient: bool = Fals
 def _load(path: Path) -> Any:
     import nibabel
 
-    with _refuse_errors(path, "a NIfTI volume"):
+    with _refuse_errors(path, "a NIfTI volume", AGAIN):
         return nibabel.load(path)
 
 
@@ -207,7 +211,7 @@ def _voxels(path: Path, image: Any) -> NDArray[Any]:
             sform, which nibabel replaces.
     """
     open_file: Any = gzip.open if path.suffix.lower() == ".gz" else open
-    with _refuse_errors(path, "a NIfTI volume"), open_file(path, "rb") as stream:
+    with _refuse_errors(path, "a NIfTI volume", AGAIN), open_file(path, "rb") as stream:
         header = type(image.header).from_fileobj(stream, check=False)
         stream.seek(0)
         stored = type(image).from_stream(stream).dataobj
@@ -323,7 +327,7 @@ def _to_grey(path: Path, data: NDArray[Any]) -> Picture:
         return data
     numbers = data.astype(np.float32)
     if not np.isfinite(numbers).all():
-        raise refused(path, "values that are NaN or infinite", "finite grey values")
+        raise refused(path, "values that are NaN or infinite", "finite grey values", "replace them by the lowest value")
     low, high = map(float, np.percentile(numbers, WINDOW))
     return np.rint(np.clip((numbers - low) / max(high - low, 1e-12), 0, 1) * 255).astype(np.uint8)
 

@@ -64,10 +64,13 @@ def test_undecodable_file_is_unreadable_and_misfit_is_not(tmp_path, damaged, unr
     assert (facts.unreadable, len(facts.problems)) == (unreadable, 1)
 
 
-def test_ids_are_stems_or_distinguishing_paths():
+def test_ids_are_stems_or_paths_and_fault_22_same_stem_with_two_extensions_is_reported():
     images = ["a/images/p1/0.png", "a/images/p2/0.png", "a/images/p2/1.x.png"]
     assert ids_of(images) == dict(zip(images, ["p1/0", "p2/0", "1.x"], strict=True))
     assert list(ids_of(["0.png", "p/0.png"]).values()) == ["0", "p/0"]
+    (problem,) = repeated_stems([("a", "a/1.png"), ("a", "a/1.jpg"), ("b", "b/1.png")])
+    hint = "if both are the same image, move one away; if not, rename one and its mask"
+    assert str(problem) == f"a/1.jpg: expected one file per stem, found the same stem as a/1.png; {hint}"
 
 
 @pytest.mark.parametrize(
@@ -123,12 +126,6 @@ def test_fault_17_test_image_in_training_of_later_site_is_reported(tmp_path):
     (problem,) = check(DataList("list", [], sites), tmp_path)
     found = "found the same bytes in b's unlabelled images and, as images/t.png, in a's test images"
     assert problem.startswith(f"images/u.png: expected images of test in no other split, {found}; remove it")
-
-
-def test_fault_22_same_stem_with_two_extensions_is_reported():
-    (problem,) = repeated_stems([("a", "a/1.png"), ("a", "a/1.jpg"), ("b", "b/1.png")])
-    hint = "if both are the same image, move one away; if not, rename one and its mask"
-    assert str(problem) == f"a/1.jpg: expected one file per stem, found the same stem as a/1.png; {hint}"
 
 
 def test_fault_29_changed_files_are_reported(tmp_path):

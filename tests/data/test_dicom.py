@@ -223,8 +223,9 @@ def test_long_and_segmented_palettes_are_read_or_refused(tmp_path: Path) -> None
         ({"SOPClassUID": SR, "Rows": None, "PixelData": None}, r"found no pixels \(XC\)"),
         ({"VOILUTSequence": [item(LUTDescriptor=[3, 0, 8])]}, r"expected a table, .* \[3, 0, 8\] without LUTData"),
         ({"VOILUTSequence": [table([1], first=0, bits=8, count=3)]}, r"3 entries of 8 or 16 bits, found .* of 2 bytes"),
-        ({"SamplesPerPixel": None}, r"expected a DICOM image, found a header that cannot be read \(AttributeError"),
-        ({"BitsAllocated": None}, r"\(0028,0100\) 'Bits Allocated'"),
+        ({"SamplesPerPixel": None}, r"a value, which the pixels need, found SamplesPerPixel \(0028,0002\) missing"),
+        ({"BitsAllocated": None}, r"found BitsAllocated \(0028,0100\) missing or empty; copy it again"),
+        ({"BitsStored": ""}, r"found BitsStored \(0028,0101\) missing or empty"),
     ],
 )  # fmt: skip
 def test_unsupported_elements_are_refused_by_tag(tmp_path: Path, elements: dict[str, Any], message: str) -> None:

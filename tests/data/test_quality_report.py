@@ -118,15 +118,12 @@ def test_table_has_one_row_per_image(made):
     assert rows["public/images/photo 0.jpg"]["mask_values"] == "0 255"
 
 
-def test_fault_60_exif_is_not_in_lists_or_reports(made):
+def test_fault_60_exif_is_not_in_lists_or_reports_and_list_alone_gives_report(made, tmp_path):
     texts = [made.path.read_text(), made.report.read_text(), made.report.with_suffix(".csv").read_text()]
     pictures = [base64.b64decode(code) for code in re.findall(r"base64,([^\"]+)", texts[1])]
     assert not any(b"Jane" in content for content in [*map(str.encode, texts), *pictures])
     assert len(pictures) >= 12
     assert not any(b"Exif" in content or Image.open(io.BytesIO(content)).getexif() for content in pictures)
-
-
-def test_report_is_made_from_list_alone(made, tmp_path):
     page = report_on(made.path, made.path.parent / "data", tmp_path / "again.html")
     assert page.read_text().count("<figure>") == made.report.read_text().count("<figure>")
 

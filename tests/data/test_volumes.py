@@ -117,7 +117,7 @@ def test_qform_and_sform_are_kept(tmp_path):
         (np.zeros((4, 3, 2, 3), np.uint8), r"found uint8 of 4 x 3 x 2 x 3; save each volume or channel as a sep"),
         (np.zeros((4, 3, 2), np.complex64), r"found complex64 of 4 x 3 x 2"),
         (np.zeros((4, 3, 0), np.int16), r"found int16 of 4 x 3 x 0"),
-        (np.full((2, 2, 1), np.nan, np.float32), r"found values that are NaN or infinite"),
+        (np.full((2, 2, 1), np.nan, np.float32), r"found values that are NaN or infinite; replace them"),
     ],
 )
 def test_invalid_volume_is_refused(tmp_path, data, message):
@@ -247,8 +247,8 @@ def test_scribbles_are_refused_as_masks(tmp_path):
     [
         (np.zeros((4, 2, 2), np.uint8), AFFINE, "expected 4 x 3 x 2, as in a.nii, found 4 x 2 x 2 voxels; export"),
         (np.zeros((4, 3), np.uint8), AFFINE, "expected 4 x 3 x 2, as in a.nii, found 4 x 3 voxels"),
-        (EMPTY, np.diag([0.5, 0.25, 3, 1]), "affine of a.nii, found corners up to 4.583 m"),
-        (EMPTY, AFFINE @ np.diag([-1, 1, 1, 1]), "found corners up to 3 mm from the volum"),
+        (EMPTY, np.diag([0.5, 0.25, 3, 1]), r"affine of a.nii, found corners up to 4.583 m.*; if the grid is the same"),
+        (EMPTY, AFFINE @ np.diag([-1, 1, 1, 1]), "up to 3 mm from the volume's; resample the mask to the volume$"),
         (np.full((4, 3, 2), 0.5, np.float32), AFFINE, "expected whole numbers: 0 and the value of the mask, found val"),
         (np.zeros((4, 3, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")]), AFFINE, "found colours"),
         (np.ones((4, 3, 2), np.complex64), AFFINE, "found complex numbers"),

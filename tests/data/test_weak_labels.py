@@ -65,15 +65,12 @@ def test_two_objects_have_separate_boxes():
     assert (weaken(mask, "box", random=random()) == expected).all()
 
 
-def test_smaller_box_wins_inside_ring_of_other_class():
+def test_smaller_box_wins_inside_ring_and_hidden_class_keeps_one_pixel():
     mask = np.zeros((8, 8), np.uint8)
     mask[:6, :6], mask[2:4, 2:4] = 2, 1
     expected = np.zeros_like(mask)
     expected[:6, :6], expected[1:5, 1:5], expected[2:4, 2:4] = IGNORE, 2, 1  # quarters of 6 and of 2 are 1 and 0
     assert (weaken(mask, "box", random=random()) == expected).all()
-
-
-def test_hidden_class_and_background_keep_one_pixel():
     mask = np.ones((6, 6), np.uint8)
     mask[1:5, 1:5], mask[5, 4] = 2, 0
     expected = np.full_like(mask, IGNORE)
@@ -296,11 +293,15 @@ def test_weak_labels_train_and_masks_are_held_out(root, tmp_path):
     assert "scribble, 0% labelled" in made.report.read_text()
 
 
-def test_site_without_label_kind_is_read_as_masks(root, tmp_path):
+def test_labels_are_refused_as_masks_without_kind_and_as_scribbles_without_255(root, tmp_path):
     with pytest.raises(Refused) as caught:
         prepared(tmp_path, {"a": "scribble"})
     assert {problem.where.partition("/")[0] for problem in caught.value.problems} == {"b"}
     assert all("--label-kind [SITE=]KIND" in str(problem) for problem in caught.value.problems)
+    hospital(root, "c", 10, 10, 300)
+    with pytest.raises(Refused, match=r"of c: .*found 10 labels without the value 255, that is, masks only; save weak"):
+        prepared(tmp_path, {"": "scribble"})
+    assert kinds_of(prepared(tmp_path, {"": "scribble", "c": "mask"}).datalist, "c") == [None] * 8
 
 
 def test_scribbles_without_foreground_are_refused_as_possible_masks(root, tmp_path):
@@ -311,13 +312,6 @@ def test_scribbles_without_foreground_are_refused_as_possible_masks(root, tmp_pa
     assert [text in str(problem) for problem in caught.value.problems] == [True] * 11
     assert "if the site has only masks, give --label-kind SITE=mask" in str(caught.value)
     assert not (tmp_path / "list.json").exists()
-
-
-def test_labels_of_0_and_1_without_255_are_refused_as_scribbles(root, tmp_path):
-    hospital(root, "c", 10, 10, 300)
-    with pytest.raises(Refused, match=r"of c: .*found 10 labels without the value 255, that is, masks only; save weak"):
-        prepared(tmp_path, {"": "scribble"})
-    assert kinds_of(prepared(tmp_path, {"": "scribble", "c": "mask"}).datalist, "c") == [None] * 8
 
 
 @pytest.mark.parametrize(
