@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import refused
+from samfed_monai.core.io import read_json
 from samfed_monai.core.text import as_argument, normal
 
 if TYPE_CHECKING:
@@ -22,6 +24,26 @@ if TYPE_CHECKING:
 EMPTY = "is a shell variable empty? Write . for the current folder"
 OVERRIDES_HELP = "any other `--key value` sets the id `key` of {file}, for instance --seed 1 or --a#b#c true; "
 OVERRIDES_HELP += "an id that the run does not read is refused"
+
+
+@functools.cache
+def _texts() -> dict[str, dict[str, str]]:
+    texts: dict[str, dict[str, str]] = read_json(Path(__file__).with_name("commands.json"))
+    return texts
+
+
+def add_command(subparsers: Any, name: str, **defaults: Any) -> argparse.ArgumentParser:
+    """Adds a command with its texts of ``commands.json``.
+
+    Args:
+        subparsers: of ``samfed``.
+        name: of the command.
+        **defaults: what its parsed arguments always have: ``run`` and, for :func:`~samfed_monai.cli.main.main`,
+            ``kept``, the work that is kept if the command is terminated.
+    """
+    parser: argparse.ArgumentParser = subparsers.add_parser(name, **_texts()[name])
+    parser.set_defaults(**defaults)
+    return parser
 
 
 def add_bundle(parser: argparse.ArgumentParser, others: str = "") -> None:

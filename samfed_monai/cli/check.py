@@ -5,20 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from samfed_monai.cli.arguments import add_bundle, add_data, take_overrides
+from samfed_monai.cli.arguments import add_bundle, add_command, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import Problem, Problems, Refused, refused
 
 
 def add_check_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed check BUNDLE [--workflow W] [--variant V] [--datalist L --data-root D] [--strict]``."""
-    parser = subparsers.add_parser(
-        "check",
-        help="check a bundle's JSON and a data list for errors",
-        description="Reads all configuration files of a bundle and lists all errors at once: misspelt "
-        "keys, wrong types, unknown components, code in options, values that a run would refuse. With a data list, "
-        "it also decodes and hashes every image.",
-    )
+    parser = add_command(subparsers, "check", run=run)
     add_bundle(parser)
     add_data(parser, required=False)
     about = "train, teacher, federate, evaluate or inference; default: all"
@@ -29,7 +23,6 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> None:
     about = "print every target prefix, package, file, hash and licence of the bundle (and of --variant)"
     parser.add_argument("--inventory", action="store_true", help=about)
     take_overrides(parser, "the workflow")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

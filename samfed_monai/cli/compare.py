@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, names_in, take_overrides
+from samfed_monai.cli.arguments import absolute, add_bundle, add_command, add_data, add_device, names_in, take_overrides
 from samfed_monai.config.overrides import overrides_of, samfed_value
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import require_writable
@@ -28,13 +28,7 @@ logger = logging.getLogger(__name__)
 
 def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed compare BUNDLE --variants a,b --rows FILE --seeds 0,1 ... --output-dir R``."""
-    parser = subparsers.add_parser(
-        "compare",
-        help="run several variants and seeds, and compare them in one table",
-        description="Runs every row with every seed into OUTPUT/<row>/seed-<seed>/ and writes one table with "
-        "mean and spread. A row is a variant, or a variant with overrides from a file of rows. Finished runs are kept, "
-        "interrupted ones are resumed; adapters and soft masks are shared.",
-    )
+    parser = add_command(subparsers, "compare", run=run)
     add_bundle(parser)
     add_data(parser)
     parser.add_argument("--variants", metavar="A,B,C", type=names_in, help="variants, separated by commas")
@@ -47,7 +41,6 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--title", help="heading of the table")
     add_device(parser)
     take_overrides(parser, "federate.json or train.json", "federate.json", "train.json", unread=PER_COMPARISON)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -7,19 +7,22 @@ import logging
 import sys
 from pathlib import Path
 
-from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_model, add_other_size, take_overrides
+from samfed_monai.cli.arguments import (
+    absolute,
+    add_bundle,
+    add_command,
+    add_data,
+    add_model,
+    add_other_size,
+    take_overrides,
+)
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.model_file import any_image_size
 
 
 def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed evaluate BUNDLE --datalist L --data-root D [--model W] [--site S] [--split test]``."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="score a model on a data list",
-        description="Computes Dice, IoU and HD95 (pixels) of a model on a split of one site, or of every site. If the "
-        "sites of a run have their own models, each site is scored on its own model.",
-    )
+    parser = add_command(subparsers, "evaluate")
     add_bundle(parser)
     add_model(parser)
     add_data(parser)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.cli.arguments import add_other_size, add_site, take_overrides
+from samfed_monai.cli.arguments import add_command, add_other_size, add_site, take_overrides
 from samfed_monai.cli.infer import images_of
 from samfed_monai.config.bundles import bundle_of_command, is_bundle, packaged_bundles
 from samfed_monai.config.options import shipped
@@ -38,13 +38,7 @@ _SAMPLES = 8  # images: enough to include a mask of each kind of scene; takes se
 
 def add_export_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed export [MODEL] --to FORMAT [--output FILE] [--bundle B] [--site S] [--images …] [--int8]``."""
-    parser = subparsers.add_parser(
-        "export",
-        help="export a trained network to TorchScript, torch.export, ONNX or a MONAI bundle",
-        description="Writes a network that takes (B, 3, H, W) float32 in [0, 1], any B, and returns logits in a format "
-        "that runs without this package. Compares the exported network with the original on sample images and prints "
-        "size and time of both; an export with different predictions is deleted.",
-    )
+    parser = add_command(subparsers, "export", run=run, kept="no incomplete file is left")
     about = "a finished run's folder, a weights file, or a bundle with weights (default: the skin bundle)"
     parser.add_argument("model", metavar="RUN|MODEL", nargs="?", help=about)
     about = "torchscript, pt2, onnx, bundle, or the name of an exporter from an installed package"
@@ -61,7 +55,6 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> None:
     add_other_size(parser)
     unread = ("model", "dataset_dir", "output_dir", "probabilities", "batch_size", "amp", "views")
     take_overrides(parser, "inference.json", "inference.json", unread=unread)
-    parser.set_defaults(run=run, kept="no incomplete file is left")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -176,19 +169,13 @@ def _render_images(config: WorkflowConfig, bundle: Path) -> Tensor:
 
 def add_model_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed model RUN --output FILE [--site S] [--states DIR]``."""
-    parser = subparsers.add_parser(
-        "model",
-        help="write a run's model, or one site's own model, to a file",
-        description="Writes a model of a finished run to one file: the shared weights and, with --site, a site's own. "
-        "`samfed evaluate` and `samfed infer` accept the file as --model.",
-    )
+    parser = add_command(subparsers, "model", run=run_model)
     parser.add_argument("folder", metavar="RUN", help="folder of a finished run")
     parser.add_argument("--site", metavar="NAME", default="", help="this site's own model (default: the server's)")
     about = "for a run on FLARE, at the site: the folder state/<run>/<site> in its cache_dir"
     parser.add_argument("--states", metavar="DIR", help=about)
     about = "new file: NAME.safetensors, or NAME.pt, a plain state dict in half precision as bundles ship it"
     parser.add_argument("--output", metavar="FILE", required=True, help=about)
-    parser.set_defaults(run=run_model)
 
 
 def run_model(arguments: argparse.Namespace) -> None:

@@ -5,20 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
+from samfed_monai.cli.arguments import absolute, add_bundle, add_command, add_data, add_device, take_overrides
 from samfed_monai.config.bundles import bundle_or_path
 from samfed_monai.config.overrides import overrides_of
 
 
 def add_federate_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed federate BUNDLE [--datalist L] [--data-root D] [--rounds N] [--output-dir R] [--variant V]``."""
-    parser = subparsers.add_parser(
-        "federate",
-        help="run a federation: check, teacher, soft masks, rounds, evaluation, report",
-        description="Runs a whole federation on this machine and writes a run folder with results.json and "
-        "report.html. The same command resumes after the last complete round. Adapters, soft masks and warm starts of "
-        "earlier runs are reused. Options that are not given have the values of the bundle's federate.json.",
-    )
+    parser = add_command(subparsers, "federate")
     add_bundle(parser)
     add_data(parser, required=False)
     parser.add_argument("--rounds", metavar="N", type=int, help="federated rounds")

@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
+from samfed_monai.cli.arguments import absolute, add_bundle, add_command, add_data, take_overrides
 from samfed_monai.cli.federate import overrides_from
 from samfed_monai.core.errors import Problem, refused
-from samfed_monai.core.io import PUBLIC, absent, read_json, require_writable, write_json
+from samfed_monai.core.io import PUBLIC, absent, atomic_folder, read_json, require_writable, write_json
 from samfed_monai.core.run_log import command_line
 from samfed_monai.core.validators import COUNT, NOT_NEGATIVE, POSITIVE, installed, require
 
@@ -44,12 +44,7 @@ _NUMBERS = {
 
 def add_flare_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed flare export|simulate|poc|submit BUNDLE ...`` and ``samfed flare fetch JOB``."""
-    parser = subparsers.add_parser(
-        "flare",
-        help="the same federation on NVIDIA FLARE: export | simulate | poc | submit | fetch",
-        description="Runs a federation on NVIDIA FLARE with the bundle's federate.json; results equal those of "
-        "`samfed federate`. Needs `pip install 'samfed-monai[flare]'`; docs/deploy.md is the operator's guide.",
-    )
+    parser = add_command(subparsers, "flare")
     ways = parser.add_subparsers(title="ways", metavar="WAY", required=True)
     for way, about in _ABOUT.items():
         _add_way(ways, way, about)
@@ -114,9 +109,11 @@ def _export(arguments: argparse.Namespace) -> None:
     problems = [Problem(f"--{name}", repr(overrides[name]), expected, hint) for name in given]
     require([*problems, *absent("--job", Path(str(absolute(arguments.job))))])
     plan = planned(arguments.bundle, overrides, here=False).plan
-    job = export_plan(str(absolute(arguments.job)), plan, run_name=_run_name(arguments, plan))
+    job = Path(str(absolute(arguments.job)))
     classes = job.with_name(f"{job.name}.class_allow_list.json")
-    write_json(classes, ALLOW_LIST, mode=PUBLIC)
+    with atomic_folder(job) as folder:  # a part of a job would be in the way of the next export
+        export_plan(folder, plan, run_name=_run_name(arguments, plan))
+        write_json(classes, ALLOW_LIST, mode=PUBLIC)
     logger.info("class allow-list for local/resources.json of each participant: %s", classes)
     logger.info("job: %s (%d sites; submit it with `samfed flare submit`)", job, len(plan.sites) + len(plan.unseen))
 

@@ -9,7 +9,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from samfed_monai.cli.arguments import absolute, add_bundle, add_model, add_other_size, add_site, take_overrides
+from samfed_monai.cli.arguments import (
+    absolute,
+    add_bundle,
+    add_command,
+    add_model,
+    add_other_size,
+    add_site,
+    take_overrides,
+)
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.model_file import any_image_size
@@ -30,14 +38,7 @@ FORMS = {
 
 def add_infer_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed infer BUNDLE [IMAGES …] --output-dir DIR [--model W] [--overlays DIR] …``."""
-    parser = subparsers.add_parser(
-        "infer",
-        help="segment images",
-        description="Writes a PNG mask (0 and 255, or the values of several classes) for each image, with the image's "
-        "size and name; a NIfTI mask with the same affine for each NIfTI volume; a PNG for every frame of a DICOM "
-        "object and every n-th frame of a video. Metadata of the images are copied only into DICOM "
-        "segmentations, and no file is replaced.",
-    )
+    parser = add_command(subparsers, "infer", run=run, kept="masks that were written are complete")
     add_bundle(parser)
     about = "images, NIfTI volumes, DICOM objects, patterns ('new/*.jpg') and folders with their sub-folders; videos "
     about += "only if named (MP4, AVI, MKV; extra video)"
@@ -60,7 +61,6 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--only-sure", action="store_true", help=about)
     add_other_size(parser)
     take_overrides(parser, "inference.json", "inference.json", unread=["dataset_dir"])
-    parser.set_defaults(run=run, kept="masks that were written are complete")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -149,18 +149,11 @@ def images_of(words: Sequence[str]) -> str | list[str]:
 
 def add_app_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed app [BUNDLE] [--model MODEL] [--port N] …``."""
-    parser = subparsers.add_parser(
-        "app",
-        help="segment images in the browser, by drag and drop",
-        description="Prints an address to open. Pictures, NIfTI volumes, DICOM objects and videos dropped there are "
-        "segmented as by `samfed infer`; masks, outlines, NIfTI and DICOM segmentations can be downloaded. It "
-        "listens only on 127.0.0.1, loads nothing from the internet, and deletes all images when it ends.",
-    )
+    parser = add_command(subparsers, "app", run=run_app, kept="masks that were downloaded are complete")
     about = "a bundle's folder, or the name of a packaged bundle (default: samfed_skin)"
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", default="samfed_skin", help=about)
     _add_model(parser)
     parser.add_argument("--port", metavar="N", type=int, default=7860, help="port; 0 takes a free port (default: 7860)")
-    parser.set_defaults(run=run_app, kept="masks that were downloaded are complete")
 
 
 def run_app(arguments: argparse.Namespace) -> None:

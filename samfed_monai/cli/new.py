@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from samfed_monai import __version__
+from samfed_monai.cli.arguments import add_command
 from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import absent, atomic_folder
@@ -24,17 +25,10 @@ _LONGEST = 40  # characters of a name, which is used for files and folders
 
 def add_new_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed new method|term|network NAME [--output-dir DIR]``."""
-    parser = subparsers.add_parser(
-        "new",
-        help="create a package for your own method, term or network",
-        description="Creates a small working package to edit: pyproject.toml with the entry point by which samfed "
-        "finds it once it is installed, a module, for a method its JSON file, a README and a passing test. "
-        "Existing folders are never changed.",
-    )
+    parser = add_command(subparsers, "new", run=run)
     parser.add_argument("kind", metavar="KIND", choices=KINDS, help=", ".join(KINDS))
     parser.add_argument("name", metavar="NAME", help="lower-case letters, digits and _, for instance equal_mean")
     parser.add_argument("--output-dir", metavar="DIR", help="new folder for the package (default: ./samfed-NAME)")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -122,15 +116,9 @@ _OTHERS = shutil.ignore_patterns("__pycache__", "*.pyc", "eval")
 
 def add_init_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed init NAME DIR``."""
-    parser = subparsers.add_parser(
-        "init",
-        help="copy a packaged bundle into a new folder",
-        description="Copies a bundle of the installed package, with its weights, so that you can edit its JSON. "
-        "Existing folders are never changed.",
-    )
+    parser = add_command(subparsers, "init", run=run_init)
     parser.add_argument("name", metavar="NAME", help="a packaged bundle, for instance samfed_skin")
     parser.add_argument("folder", metavar="DIR", help="new folder for the copy")
-    parser.set_defaults(run=run_init)
 
 
 def run_init(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samfed_monai.cli.arguments import add_command
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.validators import require
 
@@ -18,12 +19,7 @@ if TYPE_CHECKING:
 
 def add_report_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed report RUN [RUN ...]``; ``args.run(args)`` runs it."""
-    parser = subparsers.add_parser(
-        "report",
-        help="write the report of a run, or compare several runs",
-        description="One run: writes its report.html and figures. Several: writes comparison.{html,md,json} with "
-        "a test over images against the first or the method's row, the options that differ and the cost of an image.",
-    )
+    parser = add_command(subparsers, "report", run=report)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--datalist", type=Path, help="data list for the overlays (default: as the run recorded it)")
     parser.add_argument("--data-root", type=Path, help="folder of the images (default: as the run recorded it)")
@@ -32,7 +28,6 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--title", help="heading of a comparison")
     about = "for a run in progress: rewrite its report after every round until it ends; an open page reloads itself"
     parser.add_argument("--watch", action="store_true", help=about)
-    parser.set_defaults(run=report)
 
 
 def report(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from samfed_monai.cli.arguments import add_bundle, take_overrides
+from samfed_monai.cli.arguments import add_bundle, add_command, take_overrides
 from samfed_monai.config.overrides import normal_ids, overrides_of
 from samfed_monai.core.errors import Problems, refused
 from samfed_monai.core.text import aligned, clipped
@@ -20,14 +20,7 @@ if TYPE_CHECKING:
 
 def add_show_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed show BUNDLE [--workflow W] [--variant V] [--id ID] [--all] [--json]``."""
-    parser = subparsers.add_parser(
-        "show",
-        help="show the values that a workflow uses, and where each comes from",
-        description="Merges the workflow's files, the variant and the command line as a run does. Shows every "
-        "option, and other ids that the variant or the command line sets: the value, the file that sets it, and "
-        "the value that it replaced. A star marks ids that this workflow does not read. Nothing is "
-        "built or evaluated; `samfed check` checks whether a run would accept the values.",
-    )
+    parser = add_command(subparsers, "show", run=run)
     add_bundle(parser)
     about = "train (default), teacher, federate, evaluate or inference"
     parser.add_argument("--workflow", metavar="NAME", default="train", help=about)
@@ -36,7 +29,6 @@ def add_show_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--all", action="store_true", help="all ids, not only options and overrides")
     parser.add_argument("--json", action="store_true", help="print a JSON object, with long values in full")
     take_overrides(parser, "the workflow")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

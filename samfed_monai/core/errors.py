@@ -296,6 +296,8 @@ def _file_failure(error: OSError) -> SamFedError | None:
     if error.errno in DRIVE_GONE and place:
         reason = f"{place} failed with {os.strerror(error.errno)!r}"
         return Stopped(reason, f"check that its drive is connected, then {AGAIN}", WORK_KEPT)
+    if not place and str(error.strerror).startswith("No usable temporary directory"):
+        return refused("TMPDIR", "no such folder", "a folder for temporary files that this user may write", "set it")
     if error.errno in _PLACES and place:
         return refused(place, os.strerror(error.errno), _PLACES[error.errno])
     return None

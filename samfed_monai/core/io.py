@@ -56,7 +56,7 @@ def atomic_write(path: str | Path, *, mode: int = PRIVATE) -> Iterator[BinaryIO]
         mode: permission bits of the new file, :data:`PRIVATE` or :data:`PUBLIC`.
     """
     path = Path(path)
-    with _naming(path):
+    with naming(path):
         make_folder(path.parent, mode=mode)
         _remove_leftovers(path.parent)
         # not named after the file, whose name may already have the maximum length
@@ -84,17 +84,28 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         path: a new or empty folder; its parent is created.
     """
     path = Path(path)
-    with _naming(path):
+    with temporary_folder(path) as temporary:
+        yield temporary
+        temporary.chmod(0o777 & ~_UMASK)
+        os.rename(temporary, path)
+
+
+@contextmanager
+def temporary_folder(path: str | Path) -> Iterator[Path]:
+    """Yields a new folder beside ``path``, whose parent is created; it is removed at the end unless it was renamed.
+
+    Errors of its files, and those that name no file, as of a full disk, name ``path``.
+    """
+    path = Path(path)
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_PREFIX, suffix=_SUFFIX))
     try:
-        yield temporary
-        temporary.chmod(0o777 & ~_UMASK)
-        os.rename(temporary, path)
-    except BaseException:
+        with naming(path, of=temporary):
+            yield temporary
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 _PREFIX, _SUFFIX = ".samfed-", ".tmp"
@@ -113,12 +124,14 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Names ``path`` in errors of its temporary file, and in those of writing, which name no file."""
+def naming(path: Path, *, of: Path | None = None) -> Iterator[None]:
+    """Names ``path`` in errors of writing, which name no file, and in those of files in ``of`` (default: of any)."""
     try:
         yield
     except OSError as error:
-        if error.errno is not None:  # without an errno, a file name would replace the message
+        place = error.filename2 or error.filename
+        named = of is not None and place is not None and not Path(os.fsdecode(place)).is_relative_to(of)
+        if error.errno is not None and not named:  # without an errno, a file name would replace the message
             error.filename, error.filename2 = str(path), None
         raise
 
@@ -136,7 +149,7 @@ def require_writable(path: str | Path) -> None:
     """
     path = Path(path).absolute()
     folder = path if path.is_dir() else next(folder for folder in path.parents if folder.exists())
-    with _naming(path), tempfile.TemporaryFile(dir=folder) as stream:
+    with naming(path), tempfile.TemporaryFile(dir=folder) as stream:
         stream.write(b"0")
 
 
@@ -155,7 +168,7 @@ def append_line(path: str | Path, line: str, *, mode: int = PRIVATE) -> None:
     """
     path = Path(path)
     content = (line + "\n").encode()
-    with _naming(path):
+    with naming(path):
         make_folder(path.parent, mode=mode)
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
         try:

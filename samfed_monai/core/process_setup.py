@@ -10,10 +10,12 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import refused
+from samfed_monai.core.errors import DISK_FULL, refused
 from samfed_monai.core.text import printable
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def print_safely() -> None:
     """Makes standard output and error print any text in any encoding; closed streams print nothing.
 
     Characters outside the encoding and control characters are escaped, as ``\\u2026``, so that a file name cannot move
-    the cursor or set the terminal's title.
+    the cursor or set the terminal's title. Standard error on a full disk prints nothing, and work goes on.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -76,7 +78,21 @@ class _Printable(io.TextIOWrapper):
         self.first = first
 
     def write(self, text: str) -> int:
-        return super().write(text if _CURSOR.fullmatch(text) else printable(text, keep="\n\t\r"))
+        with self._unless_full():
+            super().write(text if _CURSOR.fullmatch(text) else printable(text, keep="\n\t\r"))
+        return len(text)
+
+    def flush(self) -> None:
+        with self._unless_full():
+            super().flush()
+
+    @contextmanager
+    def _unless_full(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in DISK_FULL or self.first is not sys.__stderr__:
+                raise
 
 
 _CURSOR = re.compile(r"\r?(\x1b\[A)+")  # tqdm's movement between bars

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISDIR
 
 import numpy as np
 
@@ -105,14 +106,20 @@ def site_folders(root: Path) -> dict[str, Path]:
     Raises:
         Refused: the names of two folders look the same.
     """
-    paths = sorted(path.parent for path in root.glob("*/images") if path.is_dir())
+    paths = sorted(path for path in root.glob("*") if not is_ignored(path.name) and _is_folder(path / "images"))
     problems, folders = Problems(), dict[str, Path]()
-    for path in (path for path in paths if not is_ignored(path.name)):
+    for path in paths:
         if folders.setdefault(normal(path.name), path) != path:
             expected, hint = "one folder for each site", "move the images of one folder into the other"
             problems.add(str(path), found=f"a second that reads {path.name!r}", expected=expected, hint=hint)
     problems.refuse_if_any()
     return folders
+
+
+def _is_folder(path: Path) -> bool:
+    with suppress(FileNotFoundError, NotADirectoryError):  # pathlib, in patterns too, takes an unreadable one for none
+        return S_ISDIR(path.stat().st_mode)
+    return False
 
 
 def sites_in(root: Path) -> dict[str, Path]:

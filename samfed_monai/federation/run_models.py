@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -129,7 +130,9 @@ class RunModels:
         with atomic_write(path, mode=PRIVATE if site else PUBLIC) as stream:
             if Path(path).suffix == ".pt":
                 halves = {name: each.half() if each.is_floating_point() else each for name, each in tensors.items()}
-                torch.save(halves, stream)
+                buffer = io.BytesIO()  # of a full disk, torch's own writer raises an error without a cause
+                torch.save(halves, buffer)
+                stream.write(buffer.getbuffer())
             else:
                 tensor_file.write(stream, tensors, self.header(site))
         return Path(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,10 +124,14 @@ def warm_start(
     key = config.fingerprint(public=public, steps=steps, seed=seed, **inputs)
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
     with single_writer(path) as exists:
-        if exists and read_header(path).get("key") == key:  # a file of another warm start is replaced
-            if steps:
-                logger.info("warm start: reusing %s", path.name)
-            return safe_load(path), key
+        if exists and (stored := read_header(path)).get("key") == key:  # a file of another warm start is replaced
+            with suppress(Refused):
+                weights = safe_load(path)
+                if stored.get("checksum", known := checksum(weights)) == known:
+                    if steps:
+                        logger.info("warm start: reusing %s", path.name)
+                    return weights, key
+            logger.warning("warm start: %s is damaged and made again", path.name)
         if steps:
             logger.info("warm start: %d steps on %d public images", steps, len(datalist.public))
         elif not datalist.public:
@@ -134,7 +139,8 @@ def warm_start(
         started = config if trunk is None else config.with_overrides({"encoder_weights": str(trunk)})
         judge = _HeldOut(datalist, started, held_out, path) if held_out and steps else None
         weights = _train(started, steps, seed, judge, initial_weights)
-        save_tensors(path, weights, {"steps": str(steps), "seed": str(seed), "public": public, "key": key})
+        about = {"steps": str(steps), "seed": str(seed), "public": public, "key": key}
+        save_tensors(path, weights, {**about, "checksum": checksum(weights)})
     return weights, key
 
 

@@ -20,7 +20,7 @@ from nvflare.job_config.api import FedJob
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
 from samfed_monai.core.errors import Problem, refused
-from samfed_monai.core.io import PUBLIC, read_json, require_writable, write_json
+from samfed_monai.core.io import PUBLIC, naming, read_json, require_writable, write_json
 from samfed_monai.core.validators import require
 from samfed_monai.data import DataList
 from samfed_monai.federation.job import job_of
@@ -154,7 +154,8 @@ def export_job(
         write_json(Path(temporary) / PLAN, dict(plan), mode=PUBLIC)
         job.add_file_to_server(str(Path(temporary) / PLAN), app_folder_type="config")
         job.add_file_to_clients(str(Path(temporary) / PLAN), app_folder_type="config")
-        job.export_job(temporary)
+        with naming(Path(temporary)):
+            job.export_job(temporary)
         shutil.copytree(Path(temporary) / run_name, folder, dirs_exist_ok=True)
     return Path(folder)
 

@@ -9,7 +9,6 @@ import io
 import json
 import os
 import shutil
-import tempfile
 import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Refused, machine_failure, refused
-from samfed_monai.core.io import PUBLIC, absent, parse_json, read_json, require_writable, write_json, write_text
+from samfed_monai.core.io import PUBLIC, absent, parse_json, read_json, temporary_folder, write_json, write_text
 from samfed_monai.core.model_file import USAGE, usage_of
 from samfed_monai.core.run_log import muted, without_warnings
 from samfed_monai.core.text import aligned
@@ -298,12 +297,10 @@ def export_network(
     size = sum(tensor.nbytes for tensor in network.state_dict().values()) / 1e6
     samples = images, logits, threshold
     rows = [_measure("torch, float32", size, network, *samples)]
-    require_writable(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export.", ignore_cleanup_errors=True) as folder:
+    with temporary_folder(output) as folder:
         write: Exporter = exporter or (lambda network, path, images: FORMATS[to][1](network, path, images, texts))
         file_name = output.name if exporter else f"model{output.suffix}"
-        written, option = Path(folder) / file_name, f"--to {to}"
+        written, option = folder / file_name, f"--to {to}"
         rows.append(_write_and_measure(f"{to}, float32", option, write, network, written, samples))
         limit = SAME_LOGITS * max(1.0, float(logits.abs().max()))
         if not rows[1].difference <= limit:  # so that NaN is refused
@@ -321,7 +318,7 @@ def export_network(
             rows.append(_measure("torch, bfloat16", size, run, *samples))
         if to == "bundle" and bundle is not None:
             settings = bundle, images.shape[-1], classes, threshold
-            written = _bundle(Path(folder) / "bundle", written, *settings, shipped=shipped, about=properties)
+            written = _bundle(folder / "bundle", written, *settings, shipped=shipped, about=properties)
         os.rename(written, output)
     return rows
 

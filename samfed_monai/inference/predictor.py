@@ -22,7 +22,7 @@ from torch import Tensor
 from samfed_monai.config.options import USE_OF_TEACHER
 from samfed_monai.config.workflow import run_job, run_workflow
 from samfed_monai.core.errors import Problems, refused
-from samfed_monai.core.io import sha256_file, write_json
+from samfed_monai.core.io import naming, sha256_file, write_json
 from samfed_monai.core.process_setup import best_device
 from samfed_monai.core.run_log import muted
 from samfed_monai.core.validators import require
@@ -392,8 +392,8 @@ def _sources(images: str | Path | Sequence[str | Path | NDArray[np.uint8]], fold
     sources = []
     for index, image in enumerate(images):
         if isinstance(image, np.ndarray):
-            path = folder / f"{index}.png"
-            Image.fromarray(image).save(path)
+            with naming(path := folder / f"{index}.png"):
+                Image.fromarray(image).save(path)
             image = path
         sources.append(str(image))
     return sources

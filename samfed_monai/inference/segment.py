@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused
-from samfed_monai.core.io import read_json
+from samfed_monai.core.io import naming, read_json
 from samfed_monai.core.run_log import muted, progress_bar
 from samfed_monai.core.text import counted
 from samfed_monai.core.validators import require
@@ -242,7 +242,8 @@ def _cut_slices(volumes: Sequence[tuple[str, Path]], folder: Path, *, reorient: 
             part = f"{total // AT_ONCE}"
             (folder / part / keys[0]).parent.mkdir(parents=True)
             for key, picture in zip(keys, read.pictures, strict=True):
-                Image.fromarray(picture).save(folder / part / f"{key}.png")
+                with naming(slice_path := folder / part / f"{key}.png"):
+                    Image.fromarray(picture).save(slice_path)
             names = [f"{name}/{number:04d}" for number in range(1, len(keys) + 1)] if len(keys) > 1 else [name]
             header = read_object(path, pixels=False) if kind_of(path) == DICOM else None
             written.append(_Volume(name, path, dict(zip(keys, names, strict=True)), read.pixel_area, header, part))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samfed_monai.core.errors import refused
+from samfed_monai.core.io import naming
 from samfed_monai.core.text import counted
 from samfed_monai.core.validators import installed, require
 from samfed_monai.reports.overlays import outlined
@@ -260,8 +261,8 @@ def segment_video(
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 (Path(folder) / name).mkdir()
                 for frame in batch:
-                    picture = Image.fromarray(frame.picture)
-                    picture.save(Path(folder) / name / f"{frame.number:06d}.png", compress_level=1)
+                    with naming(path := Path(folder) / name / f"{frame.number:06d}.png"):
+                        Image.fromarray(frame.picture).save(path, compress_level=1)
                 assessed = predictor.write(folder, output, probabilities=probabilities, parts=True, forms=forms)
             for frame in batch:
                 frame_name = f"{name}/{frame.number:06d}"

@@ -110,10 +110,11 @@ def test_closed_pipe_is_reported_in_one_line(words):
     assert (done.returncode, done.stderr) == ((0, b"") if words == ["--help"] else (3, closed))
 
 
-def test_closed_stdout_is_ignored():
-    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "samfed_monai", "variants"]
+@pytest.mark.parametrize(("streams", "words", "code"), [(">&-", [], 0), ("2>/dev/full", ["nope"], 2)])
+def test_closed_stdout_and_full_stderr_are_ignored(streams, words, code):
+    command = ["sh", "-c", f'exec "$@" {streams}', "sh", sys.executable, "-m", "samfed_monai", "variants", *words]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(BUNDLE.parents[1])}, stderr=subprocess.PIPE)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (code, b"")
 
 
 @pytest.mark.parametrize("place", ["word", "folder"])
@@ -175,6 +176,7 @@ COPIED = [("LICENSE", "/b/.x/LICENSE", "[Errno 28] No space left on device: 'LIC
         (OSError(24, "", "/a.png"), 3, "stopped: too many files are open at once\n  to continue: raise the limit"),
         (MemoryError(), 3, "stopped: memory ran out\n  to continue: add memory, or lower batch_size"),
         (BrokenPipeError(32, "Broken pipe"), 3, "stopped: the output was closed before the command ended"),
+        (OSError(2, "No usable temporary directory found in ['/']"), 2, "TMPDIR: expected a folder for temporary"),
         (FileNotFoundError(2, "", "/x"), 2, "/x: expected a path that exists or can be created, found No"),
         (FileExistsError(17, "", "/data/list"), 2, "/data/list: expected a folder or a new path, found File exists"),
         (PermissionError(13, "", "/x"), 2, "/x: expected a path that this user may read and write, found Perm"),

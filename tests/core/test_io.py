@@ -104,6 +104,17 @@ def test_error_in_block_keeps_old_file_and_no_folder(tmp_path: Path, error: Base
     assert os.listdir(tmp_path) == ["a"]
 
 
+@pytest.mark.parametrize(("place", "named"), [(None, "new"), ("{}/b", "new"), ("source", "source")])
+def test_fault_49_error_in_temporary_folder_names_target(tmp_path: Path, place: str | None, named: str):
+    def fill() -> None:
+        with files.atomic_folder(tmp_path / "new") as folder:
+            raise OSError(28, "No space left on device", place and str(tmp_path / place.format(folder)))
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fill()
+    assert caught.value.filename == str(tmp_path / named)
+
+
 @pytest.mark.parametrize(
     ("step", "error"),
     [("os.fsync", OSError(28, "No space left on device")), ("tempfile.mkstemp", PermissionError(13, "no permission"))],

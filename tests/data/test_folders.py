@@ -285,6 +285,17 @@ def test_fault_62_link_to_itself_is_refused_and_circular_folders_end(root, tmp_p
     assert len(prepare_folders(root, options(tmp_path, public="public")).datalist.sites["a"].unlabelled) == 4
 
 
+def test_unreadable_site_is_not_left_out(root, tmp_path, monkeypatch):
+    def denied(path, **options):
+        if path == root / "a" / "images":
+            raise PermissionError(13, "Permission denied", str(path))
+        return os.stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", denied)  # as for a user who may not read folder a
+    with pytest.raises(PermissionError):
+        prepare_folders(root, options(tmp_path, public="public"))
+
+
 def test_measuring_list_keeps_only_images_with_masks(root, tmp_path):
     (root / "public").rename(root / "b")  # no site is called public
     (root / "a" / "masks" / "a_000.png").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,17 @@ def test_pt_file_holds_half_precision_state_dict(tmp_path):
     assert (loaded["body.a"].tolist(), loaded["body.a"].dtype) == ([1.0, 2.0], torch.float16)
     assert (loaded["body.count"].item(), loaded["body.count"].dtype) == (70_000, torch.int64)
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_fault_81_full_disk_is_reported_for_pt_file(tmp_path):
+    models, before = RunModels(finished(tmp_path / "run", None)), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match=f"File too large: '{tmp_path}/model.pt'"):
+            models.write(tmp_path / "model.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_folder_with_minimal_metadata_gives_server_model(tmp_path):

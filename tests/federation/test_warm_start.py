@@ -13,7 +13,7 @@ from torch import nn
 
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import sha256_bytes, sha256_file
+from samfed_monai.core.io import safe_load, sha256_bytes, sha256_file
 from samfed_monai.data import DataList
 from samfed_monai.federation import FederatedJob
 from samfed_monai.federation import start as stage
@@ -65,6 +65,16 @@ def test_cached_weights_of_another_warm_start_are_not_used(warmed, tmp_path, cap
     assert "reusing" not in caplog.text
     assert same(warmed(steps=1)[0], other)
     assert f"warm start: reusing {its[:16]}.safetensors" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-9] + bytes(9), lambda content: content[:-9]])
+def test_fault_52_damaged_warm_start_is_made_again(warmed, tmp_path, caplog, damage):
+    known, key = warmed(steps=1)
+    file = tmp_path / "cache" / "warm_start" / f"{key[:16]}.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    assert same(warmed(steps=1)[0], known)
+    assert f"warm start: {file.name} is damaged and made again" in caplog.messages
+    assert same(safe_load(file), known)
 
 
 def test_held_out_images_are_not_trained_on(warmed, small_list, tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -117,6 +119,20 @@ def exported(tmp_path_factory):
 @pytest.fixture
 def job(exported, tmp_path):
     return Path(shutil.copytree(exported, tmp_path / "first"))
+
+
+def test_fault_81_full_disk_leaves_no_part_of_job(tmp_path, monkeypatch, capsys):
+    words = [word for site in ("a", "b") for word in (f"--sites#{site}", "{}")]
+    command = ["flare", "export", "samfed_skin", "--rounds", "2", *words, "--job", str(tmp_path / "job")]
+    for place, named in (
+        ("cli.flare.write_json", f"{tmp_path}/job"),
+        ("flare.job.FedJob.export_job", ".*/samfed-job-"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"samfed_monai.{place}", Mock(side_effect=OSError(28, "No space left on device")))
+            assert main(command) == 3
+        assert re.search(rf"the disk is full \({named}", capsys.readouterr().err)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_exported_job_is_submitted_unchanged(job, tmp_path):

@@ -249,7 +249,8 @@ def test_fault_81_full_disk_stops_export_without_files(model, exported, tmp_path
         assert main(["export", str(model), "--to", to, "--output", str(tmp_path / f"net{ENDINGS[to]}")]) == 3
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "stopped: the disk is full; completed work is kept\n  to continue: make room" in capsys.readouterr().err
+    full = f"stopped: the disk is full ({tmp_path}/net{ENDINGS[to]}); completed work is kept\n  to continue: make room"
+    assert full in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import nibabel
 import numpy as np
@@ -394,3 +395,12 @@ def test_image_size_other_than_in_training_is_refused(given, tmp_path, capsys, o
     assert main(words + (["--model", str(tmp_path / model)] if model else [])) == 2
     assert f"{option}: expected {expected}, found 64" in capsys.readouterr().err
     assert not (tmp_path / "masks").exists()
+
+
+def test_fault_81_full_disk_of_temporary_files_is_named(infer, given, monkeypatch, capsys):
+    photo = np.array(Image.open(given / "photo.png"))
+    monkeypatch.setattr(Image.Image, "save", Mock(side_effect=OSError(28, "No space left on device")))
+    assert infer(str(given / "scan.nii.gz")) == 3
+    assert re.search(r"the disk is full \(.*/samfed-.*/000000\.png\)", capsys.readouterr().err)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/samfed-.*/0\.png'"):
+        Predictor(BUNDLE)([photo])
