@@ -291,8 +291,10 @@ def test_unreadable_site_is_not_left_out(root, tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return os.stat(path, **options)
 
+    (root / "a").rename(root / "b")
+    (root / "a").mkdir()
     monkeypatch.setattr(Path, "stat", denied)  # as for a user who may not read folder a
-    with pytest.raises(PermissionError):
+    with pytest.raises(PermissionError, match="a/images"):
         prepare_folders(root, options(tmp_path, public="public"))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-import resource
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,14 +181,20 @@ def test_pt_file_holds_half_precision_state_dict(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-def test_fault_81_full_disk_is_reported_for_pt_file(tmp_path):
-    models, before = RunModels(finished(tmp_path / "run", None)), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    try:
-        with pytest.raises(OSError, match=f"File too large: '{tmp_path}/model.pt'"):
-            models.write(tmp_path / "model.pt")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+class FullDisk(io.FileIO):
+    """A file on a disk with room for 4 kB."""
+
+    def write(self, content: Any) -> int:
+        if self.tell() + len(content) > 4096:
+            raise OSError(28, "No space left on device")
+        return super().write(content)
+
+
+def test_fault_81_full_disk_is_reported_for_pt_file(tmp_path, monkeypatch):
+    models = RunModels(finished(tmp_path / "run", None, shared={"body.a": torch.zeros(9_999)}))
+    monkeypatch.setattr(os, "fdopen", FullDisk)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/model.pt'"):
+        models.write(tmp_path / "model.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
