@@ -4,7 +4,6 @@ import pytest
 
 from samfed_monai.cli.main import main
 from samfed_monai.privacy import AuditLog
-from tests.methods import mistakes
 
 
 def test_audit_table_of_site_is_printed(tmp_path, capsys):
@@ -26,7 +25,29 @@ def test_folder_without_attack_is_refused(tmp_path, capsys):
     assert expected.format(files) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("words", "messages"), mistakes("audit"))
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (
+            ["--shadows", "32", "--output-dir", "x"],
+            ["--shadows: expected --attack NAME as well, found no --attack", "--output-dir: expected --attack"],
+        ),
+        (["--attack", "lira,invertion"], ["'planted', 'all'], found 'invertion'; did you mean 'inversion'?"]),
+        (
+            ["--attack", "lira", "--shadows", "8", "--steps", "0"],
+            ["--shadows: expected a whole number >= 16, found 8", "--steps: expected a whole number >= 1, found 0"],
+        ),
+        (
+            ["--attack", "membership,planted", "--shadows", "32", "--batch", "2", "--steps", "9"],
+            [
+                "refused: 2 problems",
+                "--shadows: expected an attack that reads it: lira, found none of them",
+                "--steps: expected an attack that reads it: inversion, found none of them",
+            ],
+        ),
+        (["--attack", "all"], ["expected a finished run, found no "]),
+    ],
+)
 @pytest.mark.parametrize("folder", [".", "none"])
 def test_invalid_options_and_runs_are_reported_together(tmp_path, capsys, folder, words, messages):
     assert main(["audit", str(tmp_path / folder), *words]) == 2

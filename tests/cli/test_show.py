@@ -14,7 +14,7 @@ from samfed_monai.cli.show import configuration
 from samfed_monai.cli.show import shown as ids_of
 from samfed_monai.config import known_variants
 from samfed_monai.core.errors import Refused
-from tests.methods import mistakes, needs
+from tests.methods import needs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES: dict[str, Any] = {
@@ -177,7 +177,27 @@ def test_long_value_is_truncated_in_table_only(bundle, capsys):
     assert as_json(capsys, bundle, "--root", long)["root"]["value"] == long
 
 
-@pytest.mark.parametrize(("words", "message"), mistakes("show"))
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--rat", "1", "--views", "2"],
+            r"2 problems\n.* rat: .*; did you mean 'rate'\?\n.* views: .*; this id belongs to teacher",
+        ),
+        (["--optimizer#learning_rate", "1"], r"command line -> optimizer#learning_rate: .* found an unknown id"),
+        (["--workflow", "federate", "--rat", "1"], r"command line -> rat: .*did you mean 'rate'\?"),
+        (["--workflow", "tran"], r"workflow: expected one of \[.*\], found 'tran'; did you mean 'train'\?"),
+        (["--workflow", "inference"], r"inference.json: expected a readable file, found No such file"),
+        (["--variant", "no_sam"], r"no_sam.json -> teacher_adapt: expected an id of this workflow"),
+        (
+            ["--workflow", "teacher", "--variant", "base"],
+            "--variant: expected no variant: .*, found 'base' with --workflow te",
+        ),
+        (["--id", "terms#kdd"], r"--id: expected an id of this workflow, found 'terms#kdd'; did you mean 'terms#kd'\?"),
+        (["--id", "optimizer#betas"], r"--id: .*; no file sets it; the component's default applies"),
+        (["stray"], r"command line: expected `--key value` pairs after the command's own arguments, found 'stray'"),
+    ],
+)
 def test_invalid_arguments_are_refused(bundle, words, message):
     arguments, arguments.extra = build_parser().parse_known_args(["show", str(bundle), *words])
     with pytest.raises(Refused, match=message):

@@ -14,10 +14,11 @@ from monai.bundle import ConfigParser
 from samfed_monai.config import check_bundle, find_bundle, known_variants
 from samfed_monai.config.check import check_base_weights, workflows_of
 from samfed_monai.config.options import OPTIONAL
+from samfed_monai.core.io import read_json
 from tests.config.conftest import TRAIN
-from tests.methods import mistakes
 
 SKIN = find_bundle("samfed_skin")
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 UNKNOWN = "expected an id of this workflow, found an unknown id"
 UNREAD = "expected a known key, found a key that nothing reads"
 
@@ -68,7 +69,7 @@ def test_fault_23_misspelt_id_in_override_or_variant_is_reported(bundle, rewrite
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        *mistakes("toy"),
+        *(tuple(row.values()) for row in read_json(FIXTURES / "mistakes.json")["toy"]),
         (
             json.dumps(TRAIN).replace('"rate": 0.1, "steps"', '"rtae": 0.1, "steps"'),
             f"rtae: {UNREAD}; did you mean 'rate'?",

@@ -23,7 +23,7 @@ from samfed_monai.federation.job import check_job, check_training
 from samfed_monai.reports import RunData
 from samfed_monai.reports.html import run_summary
 from samfed_monai.results import validate_results
-from tests.methods import mistakes, needs, present
+from tests.methods import needs, present
 
 CLIENT = {"image_size": 32, "batch_size": 2, "local_steps": 2, "network_name": "basic_unet", "amp": False}
 
@@ -239,7 +239,34 @@ def test_privacy_network_and_teacher_problems_are_reported_together():
     assert all(any(problem.startswith(start) for problem in found) for start in starts), found
 
 
-@pytest.mark.parametrize(("given", "message"), mistakes("components"))
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"agreement#rule": "averag"}, r"terms#pseudo_label#rule: .*'averag'; did you mean 'average'"),
+        ({"teacher_adapt": "off"}, r"teacher_adapt: expected a teacher, .*, found 'off', with guides#sam; remove"),
+        ({"agreement#tau": 1.4}, r"terms#pseudo_label#tau: expected a number in \[0, 1\], found 1.4"),
+        ({"agreement#delta": 0.3}, r"label#delta: expected 0.1, as the rule trusted_average does not use it, found 0"),
+        (
+            {"variant": "no_sam", "guides#ema#_disabled_": False},
+            r"^guides#ema#_disabled_: expected one of \['weak'\], found a guide that no term reads; leave it out$",
+        ),
+        ({"agreement#student": "globl"}, r"terms#pseudo_label: .* the guide 'globl'; did you mean 'global'"),
+        ({"terms#sam_kd#teacher": "ema"}, r"terms#sam_kd: .* the guide 'ema'; add or enable a guide of that name"),
+        ({"variant": "drflm", "strategy#number": "local_mixpu"}, r"strategy#number: .*; did you mean 'local_mixup'"),
+        ({"variant": "drflm", "terms#local_mixup#_disabled_": True}, r"strategy#number: .*; enable that term"),
+        ({"variant": "drflm", "terms#local_mixup#name": "mine"}, r"strategy#number: .* one of \['mine', "),
+        ({"variant": "fedsam", "network_name": "basic_unet"}, r"network_def: expected arguments that basic_unet takes"),
+        (
+            {"variant": "heterogeneous", "mixed_networks": ["lite0_fpn", "basicunet"], "server_network": "lite0_fpn"},
+            r"mixed_networks#1: expected one of .*; did you mean 'basic_unet'",
+        ),
+        (
+            {"variant": "hssf", "exchange": "weights", "mixed_networks": ["sam_vit_t"]},
+            "json -> exchange: expected predictions, .*, found weights, with sam_vit_t at a site; remove exchange",
+        ),
+        ({"variant": "heterogeneous", "mixed_networks": True}, "mixed_networks: expected a list of networks, or null"),
+    ],
+)
 def test_check_reports_refusals_of_components(given, message):
     found = check_job(find_bundle("samfed_skin"), given, None).problems
     assert any(re.search(message, str(problem)) for problem in found), found

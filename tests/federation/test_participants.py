@@ -12,7 +12,7 @@ from samfed_monai.data import DataList
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.protocol import UpdateGuard
-from tests.methods import mistakes, pick, present
+from tests.methods import pick, present
 
 SMALL = {"network_name": "basic_unet", "image_size": 32, "device": "cpu"}
 R18, R34 = "deeplabv3plus_resnet18", "deeplabv3plus_resnet34"
@@ -115,19 +115,39 @@ def of_term(name: str, **arguments: Any) -> dict[str, Any]:
 
 #: Variant, options, and what is refused before anything is computed.
 REFUSED = [
-    *mistakes("options"),
     ("no_sam", {"network_name": R18, "image_size": 100}, r"image height: .*100 pixels; set image_size to 96 or 112"),
+    ("heterogeneous", {"image_size": 100}, r"FPN -> image width: .*set image_size to 96 or 128"),
     ("no_sam", {"network_name": R18, "batch_size": 1}, r"Plus -> batch_size: .*at least 2.*set batch_size to 2 or"),
     ("heterogeneous", ONE_IMAGE, r"^refused: 1 problem\n  - DeepLabV3Plus -> unlabelled#dataloader#batch_size: "),
     ("no_sam", {"strategy": TAILORED}, r"strategy#patterns: .*found no name like 'haed\.\*'"),
+    ("fedper", {"personal": ["haed.*"]}, r"train\.json -> personal: .*found no name like 'haed\.\*'"),
+    ("samfed", {"learning_rate": -1}, r"-> optimizer: expected values that torch\.optim\.AdamW accepts, fou"),
+    ("samfed", {"optimizer#weight_decay": -1}, r"'Invalid weight_decay value: -1'; correct them in the bundle"),
+    ("samfed", {"optimizer#lr": 1.01}, r"train\.json -> optimizer: expected 0 to 1, found a learning rate of 1.01"),
+    (
+        "samfed",
+        {"optimizer#params#groups": [{"params": ["conv_0.*"], "lr": 30.0, "learning_rate": 1, "weight-decay": 0}]},
+        r"found a learning rate of 30; set learning_rate, or lr of the optimizer(.|\n)*: expected options of AdamW, "
+        r"found 'learning_rate' in a group; did you mean 'lr'\?\n.* 'weight-decay' .* did you mean 'weight_decay'\?",
+    ),
+    ("samfed", {"limit": -3}, r"train\.json -> limit: expected a number of images >= 1, or null, found -3"),
+    ("samfed", {"terms#sam_kd#schedule": "constnat"}, r"terms#sam_kd#schedule: .*did you mean 'constant'"),
     ("ditto", OF_SERVER, r"terms#pseudo_label: .*as each site trains its own, found a term that would get"),
     ("fedprox", {"strategy": PERSONAL}, r"^refused: 1 problem\n  - terms#proximal: expected a term that does not"),
+    ("samfed", {"stream#cutmix": 5}, r"^refused: 1 problem\n  - stream#cutmix: .* found 5"),
+    ("samfed", {"strong_view#blur": -1, "weak_view#zoom": [2, 1]}, r"refused: 2 .*\n  - Weak.*\n  - Strong.* -1"),
+    ("samfed", {"before#learning_rate#schedule": "x"}, r"^refused: 1 problem\n  - RoundLearningRate -> sched.*'x'"),
+    ("heterogeneous", {"client_algorithm#gate": "x"}, r"^refused: 1 problem\n  - client_algorithm#gate: .* found 'x'"),
+    ("ditto", {"personal": ["<norm>"]}, r"^refused: 1 problem\n  - train\.json -> personal: expected no patterns: a "),
+    ("fedrep", {"personal": ["final_conv.*"], "local_steps": 1}, r"1 problem\n  - before#parts .*; set local_steps"),
     ("fedproto", {"mixed_networks": ["basic_unet", R18]}, r"1 problem\n  - sites: .*same width, .*, 256 at site-2; ch"),
     *(("samfed", {"guides": none}, NO_SAM_GUIDE) for none in (None, [])),
     *(
         ("no_sam", {name: None}, rf"train\.json -> {name}: expected a component, which every site uses, found null")
         for name in ("train#trainer", "validate#dataloader", "test#dataloader", "validate#scores")
     ),
+    ("no_sam", {"test": None}, r"train\.json -> test#dataloader: .*found no such id; undo the change"),
+    ("no_sam", {"test#dataloader#_disabled_": True}, r"-> test#dataloader: .*found a disabled component"),
     *(("no_sam", {"validate#handlers": none}, UNSCORED) for none in (None, [])),
     ("no_sam", {"validate#evaluator#val_handlers": None}, UNSCORED),
     (
@@ -137,6 +157,11 @@ REFUSED = [
         r"an undecided one; set sigmoid",
     ),
     ("no_sam", {"loss": {**DICE, "to_onehot_y": True}, **TWO}, r"train\.json -> loss: .*found DiceLoss: 0\."),
+    (
+        "samfed",
+        {"loss": {"_target_": "torch.nn.BCELoss"}},
+        r"train\.json -> loss: .*found BCELoss, which does not accept them \(all elements of input should be",
+    ),
     ("samfed", of_term("MaskedDiceLoss") | HARD, r"terms#pseudo_label#loss: .*found MaskedDiceLoss: 1\.03 for the"),
     ("samfed", of_term("MaskedDiceLoss") | TWO, r"  - terms#pseudo_label#loss: .* use structure or dice_ce"),
     ("samfed", of_term("DiceCELoss", sigmoid=True), r"logits, labels and weights of pixels, found DiceCELoss, which "),
@@ -145,6 +170,12 @@ REFUSED = [
         "hssf",
         {"choices": {"site-1": OWN_SCORES}},
         r"3 problems\n.*site-1#image_size: .*the run's value, .* found 64; set (.|\n)*#label_resize(.|\n)*#pooled",
+    ),
+    (
+        "supervised",
+        {"images#weak_labels": True},
+        r"train\.json -> resize: expected a component that ignores unlabelled pixels \(255\), .* that turns labels "
+        r"0, 1 and 255 into 0, .*, \.\.\.; use the variant weak_labels",
     ),
     ("weak_labels", {"binary_label": HALVES}, r"train\.json -> binary_label: .* into 0, 1; use the variant"),
     *(("weak_labels", {**STRUCTURE, **more}, LEARNED) for more in ({}, TWO)),

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from samfed_monai.config import known_variants
-from samfed_monai.core.io import read_json
 
 
 def present(*names: str) -> list[str]:
     """Those of ``names`` that are installed, in the given order, for a test of several methods."""
     known = known_variants()
     return [name for name in names if name in known]
-
-
-def mistakes(kind: str) -> list[tuple]:
-    """Rows of ``mistakes.json``, each of an input and its message."""
-    return [tuple(row.values()) for row in read_json(Path(__file__).parents[1] / "fixtures" / "mistakes.json")[kind]]
 
 
 def pick(rows: Iterable[tuple]) -> list[tuple]:
