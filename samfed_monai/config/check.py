@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
-from samfed_monai.config.ids import check_code, check_override_ids, check_reading, networks_of, unread
+from samfed_monai.config.ids import check_circles, check_code, check_override_ids, check_reading, networks_of, unread
 from samfed_monai.config.method import read_method
 from samfed_monai.config.options import GROUPS, LARGEST, MONAI_IDS, TEACHER, options_in, shipped, training_layers
 from samfed_monai.config.parse import (
@@ -325,8 +325,8 @@ def check_bundle(
 
 def _problems(config: BundleConfig, root: Path, *, ready: bool, imports: bool) -> list[Problem]:
     """Problems of one workflow or group; ``imports``: whether its modules are imported."""
-    if config.problems:  # further checks would depend on the unreadable file
-        return config.problems
+    if problems := config.problems or list(check_circles(config)):  # further checks would depend on them
+        return problems
     found: dict[str, Problem] = {}
     for problem in itertools.chain(
         check_override_ids(config),

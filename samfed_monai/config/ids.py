@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from samfed_monai.config.options import (
@@ -228,6 +229,17 @@ def _references(content: Any) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]
             yield from ((target, parts) for target in references(value) if target[0] != "_meta_")
 
 
+def check_circles(config: BundleConfig) -> Iterator[Problem]:
+    """References that lead back to where they are, which MONAI cannot resolve."""
+    content = config.content
+    links = {id: [each for each, _ in _references(lookup(content, id))] for id, _ in _references(content)}
+    try:
+        TopologicalSorter(links).prepare()
+    except CycleError as error:
+        found = f"a circle of references, {' -> '.join(map(join_id, error.args[1][::-1]))}"
+        yield Problem(config.where(error.args[1][-1]), found, "a reference to a value", "write a value in one of them")
+
+
 def check_reading(config: BundleConfig) -> Iterator[Problem]:
     """Top-level keys that nothing reads, references to missing ids, expressions that are not Python.
 
@@ -360,7 +372,7 @@ def _training_part(content: Mapping[str, Any], *, site: bool = False) -> dict[st
     content = {**content, "standalone": {}}  # only for a site that trains alone
     if site and isinstance(network := content.get("network_def"), Mapping):  # the server sends initial weights
         content["network_def"] = {name: value for name, value in network.items() if name != "weights"}
-    return {name: value for name, value in reached(content, roots).items() if name not in given}
+    return {name: value for name, value in reached(content, roots).items() if name not in {*given, "standalone"}}
 
 
 def _teacher_part(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ MISTAKES = read_json(Path(__file__).parents[1] / "fixtures" / "mistakes.json")
 """In a file: what is there (a regular expression), what is written instead, and what the refusal says."""
 
 
-def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What `samfed check` refuses, a problem a line."""
-    assert main(["check", *words]) == 2
+def refused(words: list[str], capsys: pytest.CaptureFixture[str], command: str = "check") -> list[str]:
+    """What a command refuses, a problem a line."""
+    assert main([command, *words]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     head, *problems = captured.err[captured.err.index("refused:") :].splitlines()
@@ -50,7 +50,7 @@ def test_json_mistake_is_reported_once_with_hint(mistake, own, capsys):
 
 @pytest.mark.parametrize("mistake", MISTAKES["command line"].values(), ids=list(MISTAKES["command line"]))
 def test_command_line_mistake_is_reported_once_with_hint(mistake, capsys):
-    (problem,) = refused(mistake["words"], capsys)
+    (problem,) = refused(mistake["words"], capsys, mistake.get("command", "check"))
     assert mistake["message"] in problem
 
 
