@@ -73,7 +73,7 @@ def run_audit(target: Target, names: Sequence[str], options: Options, folder: st
         Refused: by one of the attacks; the findings of those before it are written.
     """
     folder = Path(folder)
-    require_writable(folder)
+    require_writable(folder / PAGE)
     for number, name in enumerate(names, start=1):
         logger.info("attack %d of %d: %s", number, len(names), name)
         attack = getattr(importlib.import_module(f"samfed_monai.attacks.{name}"), f"attack_{name}")

@@ -13,6 +13,7 @@ from torch.nn import functional
 from samfed_monai.attacks.audit import Options
 from samfed_monai.attacks.finding import Finding
 from samfed_monai.attacks.target import PUBLIC, Images, Target
+from samfed_monai.core.errors import refused
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
 
@@ -23,16 +24,20 @@ _DRAWS = 1000  # bootstrap samples
 
 
 def attack_membership(target: Target, options: Options) -> Finding:
-    """Compares the loss on training images with that on test images, for each site and the public set."""
+    """Compares the loss on training images with that on test images, for each site and the public set.
+
+    Raises:
+        Refused: no site has test images.
+    """
     rows, groups = [], [each for each in target.groups if len(each)]
     others = [each for each in groups if not each.member]
+    if not others:
+        raise refused("membership", "no test images", "images of the list that the model was not trained on")
     shown = progress_bar(groups, desc="losses", unit="group")
     losses = {id(each): image_losses(target.network, each) for each in shown}
     for members in (each for each in groups if each.member):
         of_site = [each for each in others if each.name == members.name]
         non_members = others if members.name == PUBLIC else of_site or others
-        if not non_members:
-            continue
         masks = members.labels is not None and all(each.labels is not None for each in non_members)
         column = 0 if masks else 1
         unseen = np.concatenate([losses[id(each)][:, column] for each in non_members])

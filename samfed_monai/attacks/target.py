@@ -111,7 +111,8 @@ def target_of_run(
         images: largest number of images of each group, chosen by hash.
 
     Raises:
-        Refused: no finished run; a run without a global model; a bundle, list or images that cannot be found.
+        Refused: no finished run; a run without a global model; a bundle, list or images that cannot be found; another
+            list than the run's, or images that changed since.
     """
     from samfed_monai.config import bundle_of_command, find_bundle
     from samfed_monai.config.options import MONAI_IDS
@@ -129,10 +130,11 @@ def target_of_run(
     run = RunData.read(folder)
     given: dict[str, Any] = {"bundle": bundle or bundle_of_command(run.results.get("command"))}
     given |= {"datalist": datalist or run.setting("datalist"), "data_root": data_root or run.setting("data_root")}
-    missing = [name for name, value in given.items() if not value]
-    hint = "; ".join(f"give --{name.replace('_', '-')}" for name in missing)
-    require([Problem(str(folder), f"no {name}", "one", hint) for name in missing])
+    missing = [f"--{name.replace('_', '-')}" for name, value in given.items() if not value]
+    require([Problem(f"{folder} -> command", f"no {name}", "that of the run", f"give {name}") for name in missing])
     listed, root = DataList.load(str(given["datalist"])), str(given["data_root"])
+    if not run.used(listed):
+        raise refused(f"{given['datalist']} -> hash", "another list", "the run's, with its training images", "name it")
     if is_multiclass(listed.classes):
         found, expected = f"a run of the classes {listed.classes}", "a run of binary masks"
         raise refused(str(folder), found=found, expected=expected, hint="attacks support only one class")
@@ -149,10 +151,12 @@ def target_of_run(
     trained_images = min(images, run.run.get("config", {}).get("client", {}).get("limit") or images)
 
     def group(part: str, site: str | None, member: bool, limit: int = images) -> Images:
-        records = load_records(listed, root, split=part, site=site, with_labels=True, weak_labels=True)
+        load = partial(load_records, listed, root, split=part, site=site, with_labels=True, weak_labels=True)
+        records = load()
         if site and split == "labelled":  # images without a label were not trained on
             records = [record for record in records if "label" in record]
-        records = [records[index] for index in subset([record["image_sha256"] for record in records], limit)]
+        chosen = [records[index]["id"] for index in subset([record["image_sha256"] for record in records], limit)]
+        records = [record for record in load(verify=chosen) if record["id"] in chosen]
         shown = progress_bar(records, desc=f"{site or PUBLIC}, {part}", unit="image")
         return _images(site or PUBLIC, member, shown, preprocessing)
 

@@ -14,9 +14,10 @@ from monai.data import CacheDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import RandomizableTrait, Transform
 
-from samfed_monai.core.errors import Problem
+from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.core.validators import require, whole
+from samfed_monai.data.checks import check_datalist, facts_of
 from samfed_monai.data.classes import class_mismatch
 from samfed_monai.data.datalist import SERVER_NAMES, DataList
 from samfed_monai.data.partitions import subset
@@ -178,7 +179,8 @@ class PublicSet:
         tests: site to labelled records.
 
     Raises:
-        Refused: a limit below 2, or a refusal of :func:`samfed_monai.data.load_records` or
+        Refused: a limit below 2, masks without any foreground, or a refusal of
+            :func:`samfed_monai.data.load_records`, :func:`samfed_monai.data.check_datalist` or
             :func:`samfed_monai.data.split_public`.
 
     Example::
@@ -201,7 +203,11 @@ class PublicSet:
         self._list, self._data_root = DataList.load(datalist), data_root
         self._evaluate_on, self._evaluate_limit = evaluate_on, evaluate_limit
         self.hash = self._list.hash
-        public = load_records(self._list, data_root, split="public", limit=limit, verify=True)
+        public = load_records(self._list, data_root, split="public", limit=limit)
+        facts = facts_of(part := self._list.for_server(), data_root)
+        require(check_datalist(part, data_root, facts))  # all masks, before the fit reads them one by one
+        if public and not any(fact.foreground for fact in facts):
+            raise refused("public", "only empty masks", "masks with foreground", "check the masks, or --mask-threshold")
         self.train, self.held_out = split_public(public, held_out_fraction, seed)
 
     @cached_property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from samfed_monai.cli.arguments import add_command
 from samfed_monai.core.errors import Problem, refused
 from samfed_monai.core.validators import require
+from samfed_monai.data.datalist import DataList
 
 if TYPE_CHECKING:
     from samfed_monai.reports.html import Report
@@ -87,5 +88,7 @@ def _check_options(args: argparse.Namespace) -> None:
     options = {f"--{name.replace('_', '-')}": found for name, found in unused.items() if getattr(args, name)}
     require(Problem(option, found, "an option of this report", "leave it out") for option, found in options.items())
     places = {"--datalist": args.datalist, "--data-root": args.data_root}
+    if args.datalist and args.datalist.exists():
+        DataList.load(args.datalist)
     missing = [(option, path) for option, path in places.items() if path and not path.exists()]
     require(Problem(option, f"{path}, which does not exist", "that of the run") for option, path in missing)

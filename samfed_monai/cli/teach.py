@@ -9,6 +9,7 @@ import sys
 
 from samfed_monai.cli.arguments import absolute, add_bundle, add_command, add_data, add_device, on_list, take_overrides
 from samfed_monai.config.overrides import overrides_of
+from samfed_monai.core.errors import refused
 from samfed_monai.core.text import as_argument
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
     from samfed_monai.config.workflow import run_workflow
     from samfed_monai.data.datalist import DataList
 
+    if not arguments.output.endswith(".safetensors"):  # by which `samfed infer` knows how to read it
+        raise refused("--output", repr(arguments.output), "a name that ends in .safetensors", "add it to the name")
     given = {name: getattr(arguments, name) for name in ("datalist", "data_root", "output", "checkpoint", "start_from")}
     given = {name: value for name, value in given.items() if value is not None} | overrides_of(arguments.extra)
     run_workflow(arguments.bundle, "teacher", given)

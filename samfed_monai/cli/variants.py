@@ -20,7 +20,7 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = add_command(subparsers, "variants", run=run)
     about = "a bundle's folder or the name of a packaged bundle; or a variant, to print its file"
     parser.add_argument("bundle", metavar="BUNDLE | VARIANT", nargs="?", help=about)
-    parser.add_argument("--path", metavar="NAME", help="print only the path of this variant's file")
+    parser.add_argument("--path", metavar="NAME", help="print only the paths of this variant's files, its base first")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -38,7 +38,10 @@ def run(arguments: argparse.Namespace) -> None:
     given = Path(arguments.bundle or ".")
     if arguments.bundle and not given.exists() and len(given.parts) == 1 and arguments.bundle not in packaged_bundles():
         expected = f"a bundle's folder, one of {sorted(packaged_bundles())}, or a variant"
-        hint = did_you_mean(arguments.bundle, [FEDAVG, *known_variants()]) or "`samfed variants` lists the variants"
+        hint = (
+            did_you_mean(arguments.bundle, [FEDAVG, *known_variants(), *packaged_bundles()])
+            or "`samfed variants` lists the variants"
+        )
         raise refused("BUNDLE | VARIANT", repr(arguments.bundle), expected, hint)
     root = find_bundle(arguments.bundle) if arguments.bundle else None
     if arguments.path:

@@ -193,7 +193,7 @@ def run_record(folder: str | Path) -> dict[str, Any]:
         Refused: values in it are of other types.
     """
     path = Path(folder) / "run.json"
-    record: dict[str, Any] = read_json(path) if path.is_file() else {}
+    record: dict[str, Any] = read_json(path, name=str(path)) if path.is_file() else {}
     schema = read_json(Path(__file__).with_name("run.schema.json"))
     require(replace(each, hint="restore the file from a copy") for each in schema_problems(record, schema, str(path)))
     return record

@@ -1,11 +1,15 @@
-"""Text of messages and reports: counts with their nouns, names that a terminal can show."""
+"""Text of messages and reports: counts with their nouns, names that a terminal can show, values in groups."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 def near(path: str | Path) -> str:
@@ -90,3 +94,11 @@ def printable(text: str, *, keep: Collection[str] = "\n\t") -> str:
         return character.encode("unicode_escape").decode()
 
     return _HIDDEN.sub(shown, text)
+
+
+def grouped(pairs: Iterable[tuple[Key, Value]]) -> dict[Key, list[Value]]:
+    """Returns the values of each key, both in the order of the pairs."""
+    groups: dict[Key, list[Value]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups

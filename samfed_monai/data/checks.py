@@ -18,7 +18,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused, refused
 from samfed_monai.core.io import sha256_bytes
 from samfed_monai.core.process_setup import usable_cores
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.core.text import counted, normal
+from samfed_monai.core.text import counted, grouped, normal
 from samfed_monai.data.classes import decode_classes
 from samfed_monai.data.datalist import DataList, LabelKind, Split, confine
 from samfed_monai.data.reading import (
@@ -319,11 +319,8 @@ def ids_of(images: Sequence[str]) -> dict[str, str]:
     Args:
         images: paths relative to the data root.
     """
-    by_stem: dict[str, list[str]] = {}
-    for image in images:
-        by_stem.setdefault(stem(image), []).append(image)
     ids: dict[str, str] = {}
-    for same_stem in by_stem.values():
+    for same_stem in grouped((stem(image), image) for image in images).values():
         common = os.path.commonpath([PurePosixPath(image).parent for image in same_stem])
         ids |= {image: PurePosixPath(image).relative_to(common).with_suffix("").as_posix() for image in same_stem}
     return ids

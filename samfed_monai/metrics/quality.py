@@ -294,7 +294,7 @@ def read_quality(model: Path) -> Quality:
     path = quality_path(model)
     if not path.is_file():
         return Quality()
-    content = read_json(path)
+    content = read_json(path, name=str(path))
     if not model.is_dir() and isinstance(content, dict) and content.get(WEIGHTS) != sha256_file(model):
         found, expected = f"{str(content.get(WEIGHTS))[:12]}, a hash of other weights", f"the SHA-256 of {model.name}"
         raise refused(f"{path} -> {WEIGHTS}", found, expected, _HINT)

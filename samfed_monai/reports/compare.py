@@ -12,7 +12,7 @@ from typing import Any
 
 from samfed_monai.config.parse import MISSING, flat, lookup
 from samfed_monai.core.errors import Problems
-from samfed_monai.core.text import clipped
+from samfed_monai.core.text import clipped, grouped
 from samfed_monai.metrics import pool
 from samfed_monai.reports.rows import (
     CEILING,
@@ -135,10 +135,7 @@ def joined(values: Mapping[str, str]) -> str:
 
 
 def _by_row(runs: Iterable[RunData]) -> dict[str, list[RunData]]:
-    by_row: dict[str, list[RunData]] = {}
-    for run in runs:
-        by_row.setdefault(run.row, []).append(run)
-    return by_row
+    return grouped((run.row, run) for run in runs)
 
 
 Runs = Sequence[str | Path | RunData]
@@ -205,9 +202,7 @@ def comparison_table(runs: Runs) -> Table:
     """
     data = read_runs(runs)
     unseen = list(dict.fromkeys(name for run in data for name in _unseen(run.results)))
-    by_group: dict[tuple[str, int], list[RunData]] = {}
-    for run in data:
-        by_group.setdefault((str(run.about.get("setting", "")), MODES.index(mode_of(run.results))), []).append(run)
+    by_group = grouped(((str(run.about.get("setting", "")), MODES.index(mode_of(run.results))), run) for run in data)
     groups = [_group(MODES[mode], setting, _by_row(part), unseen) for (setting, mode), part in sorted(by_group.items())]
     first = data[0].results
     packages = sorted({name for run in data for name in run.results["versions"]})
@@ -239,7 +234,7 @@ def read_runs(runs: Runs) -> list[RunData]:
         data, expected = ((of["hashes"].get("datalist"), sorted(of["sites"])) for of in (run.results, first.results))
         for what, value, wanted in zip(("data list", "sites"), data, expected, strict=True):
             if value != wanted:
-                where, hint = f"{run.folder} -> {what}", f"compare runs of one {what}"
+                where, hint = f"{run.folder} -> {what}", f"compare runs with the same {what}"
                 problems.add(where, found=str(value), expected=f"{wanted} as in {first.folder}", hint=hint)
     problems.refuse_if_any()
     return _with_unique_rows(read)

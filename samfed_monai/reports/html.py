@@ -14,7 +14,7 @@ from samfed_monai.config.bundles import bundle_of_command
 from samfed_monai.config.method import EXCHANGES
 from samfed_monai.core.io import PRIVATE, PUBLIC, write_bytes, write_page
 from samfed_monai.core.run_log import RunLog
-from samfed_monai.core.text import counted
+from samfed_monai.core.text import counted, grouped
 from samfed_monai.metrics import EXTRAS
 from samfed_monai.metrics.quality import DOUBTFUL, estimate_of, read_quality
 from samfed_monai.reports.figures import run_figures
@@ -31,7 +31,8 @@ class Report:
     """Writes ``report.html`` and ``figures/*.png`` into a run folder.
 
     Args:
-        run_folder: folder with ``results.json`` and, optionally, ``run.json``, ``federation.csv`` and ``evaluation/``.
+        run_folder: folder with ``results.json``, or that file, and, optionally, ``run.json``, ``federation.csv`` and
+            ``evaluation/``.
         datalist: data list for the overlays; ``None`` takes that of the run's command.
         data_root: folder of the images; ``None`` takes that of the run's command.
         overlays: whether to show test images; ``False`` leaves every image and id out of the report.
@@ -66,11 +67,11 @@ class Report:
         if run.planned is not None:  # the log belongs to the running run
             return self._write(run)
         with RunLog().kept() as log:
-            log.into(self.run_folder)
+            log.into(run.folder)
             return self._write(run)
 
     def _write(self, run: RunData) -> Path:
-        figures, folder, finished = run_figures(run), self.run_folder / "figures", run.planned is None
+        figures, folder, finished = run_figures(run), run.folder / "figures", run.planned is None
         overlays, own, notes = list[Shown](), None, ["all sites: left out on request"] * finished
         if self.overlays:
             places = {name: given or run.setting(name) for name, given in self.places.items()}
@@ -84,7 +85,7 @@ class Report:
         for kind, images in (("overlay", overlays), ("own", own or [])):
             for each in images:
                 write_bytes(folder / f"{kind}-{run.sites.index(each.site) + 1}-{each.place}.png", each.png)
-        path = self.run_folder / "report.html"
+        path = run.folder / "report.html"
         private = self.overlays and (overlays or own or trust(run))
         write_page(path, render(run, figures, overlays, notes, own), mode=PRIVATE if private else PUBLIC)
         logger.info("report: %s", path)
@@ -139,9 +140,7 @@ def render(
 
 def skipped_rounds(run: RunData) -> list[tuple[str, str, str]]:
     """Returns rows (rounds from 1 such as ``6, 8–10``, site, reason) of updates that were not aggregated."""
-    rounds: dict[tuple[str, str], list[int]] = {}
-    for update in run.skipped:
-        rounds.setdefault((update["site"], update["reason"]), []).append(update["round"] + 1)
+    rounds = grouped(((update["site"], update["reason"]), update["round"] + 1) for update in run.skipped)
     return [(as_ranges(numbers), site, reason) for (site, reason), numbers in rounds.items()]
 
 

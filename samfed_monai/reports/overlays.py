@@ -210,8 +210,7 @@ def make_overlays(
     if datalist is None or data_root is None:
         return [], [f"all sites: {NO_LIST}"]
     with suppress(Refused):  # an unreadable list is noted for each site below
-        listed = DataList.load(datalist)
-        if run.results["hashes"].get("datalist") not in (None, listed.hash, listed.for_server().hash):
+        if not run.used(DataList.load(datalist)):
             return [], [f"all sites: {OTHER_LIST}"]  # images may differ despite equal names
     shown, notes = list[Shown](), list[str]()
     for site in run.sites:

@@ -14,7 +14,9 @@ from typing import Any
 from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import canonical_hash, from_csv, read_json
 from samfed_monai.core.run_log import round_folders, run_record
+from samfed_monai.core.text import grouped
 from samfed_monai.core.validators import require, schema_problems
+from samfed_monai.data.datalist import DataList
 from samfed_monai.results import BYTES, build_results, read_round, round_traffic, site_tables, validate_results
 
 TERM = "term_"
@@ -63,11 +65,7 @@ def read_federation(path: str | Path) -> list[RoundRow]:
 
 def series(rows: Iterable[RoundRow], name: str) -> dict[str, list[tuple[int, float]]]:
     """Returns (round, value) of one column by site, without rows that lack it."""
-    lines: dict[str, list[tuple[int, float]]] = {}
-    for row in rows:
-        if name in row.values:
-            lines.setdefault(row.site, []).append((row.round, row.values[name]))
-    return lines
+    return grouped((row.site, (row.round, row.values[name])) for row in rows if name in row.values)
 
 
 @dataclass(frozen=True)
@@ -107,12 +105,13 @@ class RunData:
         if not running and not path.is_file():
             hint = "name a finished run; the command that started an interrupted run resumes it"
             raise refused(str(folder), found="no results.json", expected="a finished run folder", hint=hint)
-        results = results_so_far(folder) if running else read_json(path)
+        results = results_so_far(folder) if running else read_json(path, name=str(path))
         if not running and (problems := validate_results(results, where=str(path))):
             raise Refused(problems)
         run, rounds = run_record(folder), read_federation(folder / "federation.csv")
-        about = read_json(folder / "compare.json") if (folder / "compare.json").is_file() else {}
-        damaged = schema_problems(about, _ABOUT, str(folder / "compare.json"))
+        comparison = folder / "compare.json"
+        about = read_json(comparison, name=str(comparison)) if comparison.is_file() else {}
+        damaged = schema_problems(about, _ABOUT, str(comparison))
         require(replace(each, hint="restore the file from a copy, or remove it") for each in damaged)
         planned = run.get("config", {}).get("rounds", results["rounds"]) if running else None
         return cls(folder, results, run, rounds, about, planned)
@@ -161,6 +160,10 @@ class RunData:
             for row in self.rounds
             if row.status != "ok"
         ]
+
+    def used(self, datalist: DataList) -> bool:
+        """Whether a data list is the run's by its hash, or the part of it at the server; a run may not record it."""
+        return self.results["hashes"].get("datalist") in (None, datalist.hash, datalist.for_server().hash)
 
     def setting(self, name: str) -> str | None:
         """Returns an option of the command that made the run; ``None`` if it was not given."""

@@ -1,7 +1,6 @@
 """The audit of a run: the command, the page, and findings of earlier calls."""
 
 import dataclasses
-import json
 import shutil
 import stat
 from pathlib import Path
@@ -13,6 +12,7 @@ from samfed_monai.attacks.audit import as_cell, named, run_audit
 from samfed_monai.attacks.target import target_of_run
 from samfed_monai.cli.main import main
 from samfed_monai.config import find_bundle
+from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
 from samfed_monai.data.weak_labels import weaken_list
@@ -32,7 +32,7 @@ def test_second_audit_extends_page_and_replaces_findings(tmp_path):
     toy = target(count=8)
     page = run_audit(toy, ["membership"], QUICK, tmp_path)
     run_audit(toy, ["planted", "membership"], QUICK, tmp_path)
-    content = json.loads((tmp_path / "audit.json").read_text())
+    content = read_json(tmp_path / "audit.json")
     assert [finding["attack"] for finding in content["findings"]] == ["membership", "planted"]
     assert content["findings"][0]["options"]["images"] == 8
     text = page.read_text()
@@ -47,10 +47,12 @@ def test_findings_of_other_run_are_discarded(tmp_path):
     run_audit(target(count=8), ["planted"], QUICK, tmp_path)
     other = dataclasses.replace(target(count=8), about={"run": "<b>other</b>"})
     page = run_audit(other, ["membership"], QUICK, tmp_path)
-    content = json.loads((tmp_path / "audit.json").read_text())
+    content = read_json(tmp_path / "audit.json")
     assert [finding["attack"] for finding in content["findings"]] == ["membership"]
     assert "&lt;b&gt;other" in page.read_text()
     assert "<b>other" not in page.read_text()
+    with pytest.raises(Refused, match=r"membership: expected images of the list that .*, found no test images"):
+        run_audit(dataclasses.replace(other, groups=other.groups[:2]), ["membership"], QUICK, tmp_path)
 
 
 def test_table_cells_are_formatted():
@@ -71,12 +73,12 @@ def test_audit_runs_from_command_line(run, small_federation, capsys):
     paths = ["--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation)]
     words = [str(run), "--attack", "membership,planted"]
     assert main(["audit", *words, *paths]) == 2
-    assert "expected one, found no bundle; give --bundle" in capsys.readouterr().err
+    assert "run -> command: expected that of the run, found no --bundle; give --bundle" in capsys.readouterr().err
     assert main(["audit", *words, "--bundle", "samfed_skin", *paths]) == 0
     output = capsys.readouterr().out
     assert output.startswith("Membership inference by loss\n  - public: ")
     assert Path(output.splitlines()[-1]) == run / "audit" / "audit.html"
-    content = json.loads((run / "audit" / "audit.json").read_text())
+    content = read_json(run / "audit" / "audit.json")
     assert content["about"]["network"] == "basic_unet"
     assert [row["images"] for row in content["findings"][0]["rows"]] == ["public", "site-1", "site-2"]
 
@@ -97,6 +99,11 @@ def test_weak_labels_are_not_used_as_ground_truth(run, small_federation, tmp_pat
     write_json(run / "results.json", {**read_json(run / "results.json"), "variant": "weak_labels"})
     listed = tmp_path / "weak.json"
     weaken_list(DataList.load(small_federation / "list.json"), small_federation, {"site-1": "points"}).save(listed)
+    with pytest.raises(
+        Refused, match=r"weak\.json -> hash: expected the run's, with its training images, found another"
+    ):
+        target_of_run(run, bundle="samfed_skin", datalist=listed, data_root=small_federation)
+    write_json(run / "results.json", {**read_json(run / "results.json"), "hashes": {}})
     found = target_of_run(run, bundle="samfed_skin", datalist=listed, data_root=small_federation)
     assert [(group.name, group.member, group.labels is not None, len(group)) for group in found.groups] == [
         ("public", True, True, 4),

@@ -149,10 +149,13 @@ def test_teacher_limit_selects_public_images_by_hash(made):
     assert len(images(made).records("public")) == 4  # what the students learn from stays whole
 
 
-def test_changed_mask_files_are_refused(made, tmp_path):
+def test_changed_and_empty_masks_are_refused(made, tmp_path, monkeypatch):
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     for folder in ("site-1", "public"):
         for path in (tmp_path / folder / "masks").iterdir():
             path.write_bytes(b"another")
         with pytest.raises(Refused, match=f"{folder}/masks/.*: expected .*, found SHA-256 .*; restore"):
             assert public_set(tmp_path).tests
+    monkeypatch.setattr("samfed_monai.bundle.images.facts_of", lambda *_: [])
+    with pytest.raises(Refused, match="public: expected masks with foreground, found only empty masks"):
+        public_set(made)

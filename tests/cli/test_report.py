@@ -24,7 +24,7 @@ def report(*words: object) -> None:
 
 def test_single_run_gets_report(run_folder, tmp_path, capsys):
     shutil.copytree(run_folder, tmp_path / "R")
-    report(tmp_path / "R", "--no-overlays")
+    report(tmp_path / "R" / "results.json", "--no-overlays")
     assert capsys.readouterr().out == f"{tmp_path / 'R' / 'report.html'}\n"
 
 

@@ -94,7 +94,7 @@ def test_incomparable_runs_are_refused_together(runs, tmp_path):
     assert "nothing: expected a finished run folder, found no results.json" in text
     assert f"{runs[0]}: expected each run once, found this run twice; remove one" in text
     assert f"other -> data list: expected {'d' * 64}" in text
-    assert "compare runs of one data list" in text
+    assert "compare runs with the same data list" in text
     with pytest.raises(Refused, match="runs: expected at least one finished run, found none"):
         comparison_table([])
 

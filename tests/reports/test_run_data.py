@@ -44,9 +44,10 @@ def test_settings_are_read_from_command_and_results(tmp_path):
 def test_missing_or_invalid_results_are_refused(tmp_path):
     with pytest.raises(Refused, match=r"expected a finished run folder, found no results\.json; name a finished run"):
         RunData.read(tmp_path)
-    write_json(tmp_path / "results.json", {"schema": 1})
-    with pytest.raises(Refused, match=r"results\.json -> variant: expected name of the variant"):
-        RunData.read(tmp_path)
+    for text, message in (("{}", " -> variant: expected name of the variant"), ("{", ", line 1, column 2: ")):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(Refused, match=f"{tmp_path}/results.json{message}"):
+            RunData.read(tmp_path)
 
 
 def test_unfinished_run_is_read_from_stored_rounds(tmp_path):
