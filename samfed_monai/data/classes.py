@@ -95,10 +95,9 @@ def class_mismatch(list_classes: Sequence[str], run_classes: Sequence[str] | Non
         return []
     found = f"the classes {list(list_classes)}" if list_classes else "binary masks, of one class"
     expected = f"{wanted}, the classes of this run" if wanted else "binary masks, of one class"
+    hint = "make it again with `samfed prepare … --classes`: the same names in the same order at every site"
     if list_classes and not is_multiclass(wanted):
         hint = f'give --classes "{list(list_classes)}", or make the list with a single --label'
-    else:
-        hint = "make it again with `samfed prepare … --classes`: the same names in the same order at every site"
     return [Problem(where, found=found, expected=expected, hint=hint)]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from samfed_monai.core.errors import Problems, Refused, refused, with_skip_hint
 from samfed_monai.core.io import Created, read_json, require_writable, write_new
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.core.text import counted, normal
+from samfed_monai.core.text import counted, grouped, normal
 from samfed_monai.core.validators import installed, is_number, one_of, require, schema_problems
 from samfed_monai.data.checks import stem
 from samfed_monai.data.folders import list_images, relative, sites_in
@@ -63,10 +63,8 @@ def coco_of(
         annotations: those of each picture, from :func:`annotations_of`; the default ``category_id`` is 1.
         labels: names of the categories.
     """
-    entries: list[dict[str, Any]] = []
-    for number, of_picture in enumerate(annotations, start=1):
-        for annotation in of_picture:
-            entries.append({"id": len(entries) + 1, "image_id": number, "category_id": 1, **annotation})
+    listed = [(number, each) for number, of_picture in enumerate(annotations, start=1) for each in of_picture]
+    entries = [{"id": id, "image_id": of, "category_id": 1, **each} for id, (of, each) in enumerate(listed, start=1)]
     return {
         "info": {"description": "masks of samfed infer"},
         "images": [{"id": number, **picture} for number, picture in enumerate(pictures, start=1)],
@@ -379,9 +377,7 @@ class _Site:
         #: Pictures with their images, and the paths of the masks to draw; ``None`` draws none.
         self.matched = list[tuple[AnnotatedImage, Path, Path | None]]()
         self._places, self.unlisted = set[Path](), dict.fromkeys(list_images(folder / "images"))
-        self._by_name: dict[str, list[Path]] = {}
-        for path in self.unlisted:
-            self._by_name.setdefault(normal(path.name), []).append(path)
+        self._by_name = grouped((normal(path.name), path) for path in self.unlisted)
         self._stem_counts = Counter(stem(path.name) for path in self.unlisted)
 
     def match(self, picture: AnnotatedImage, *, blank_is_empty: bool) -> None:

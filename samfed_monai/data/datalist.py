@@ -31,9 +31,7 @@ def unsafe(relative: str) -> str | None:
         return f"the absolute path {relative!r}"
     if "\\" in relative:
         return f"a backslash in {relative!r}"
-    if ".." in PurePosixPath(relative).parts:
-        return f"'..' in {relative!r}"
-    return None
+    return f"'..' in {relative!r}" if ".." in PurePosixPath(relative).parts else None
 
 
 def confine(root: str | Path, relative: str) -> Path:

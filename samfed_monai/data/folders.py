@@ -17,7 +17,7 @@ import numpy as np
 
 from samfed_monai.core.errors import Problem, Problems, Refused, closest, did_you_mean, refused
 from samfed_monai.core.io import read_json
-from samfed_monai.core.text import counted, normal
+from samfed_monai.core.text import counted, grouped, normal
 from samfed_monai.core.validators import one_of
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import LabelKind, confine
@@ -259,9 +259,7 @@ def match_masks(
         _refuse_swapped_folders(folder, images, mask_paths)
     mask_paths = sorted({*mask_paths, *(path for path in drawn if (folder / "masks") in path.parents)})
     subfolders = {path: normal(relative(path.parent, folder).partition("/")[2]) for path in [*images, *mask_paths]}
-    by_stem: dict[str, list[Path]] = {}
-    for path in images:
-        by_stem.setdefault(_stem(path), []).append(path)
+    by_stem = grouped((_stem(path), path) for path in images)
     masks: dict[Path, Path] = {}
     unmatched: list[Path] = []
     problems = Problems()

@@ -16,7 +16,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean, n
 from samfed_monai.core.io import read_json
 from samfed_monai.core.process_setup import usable_cores
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.core.text import counted
+from samfed_monai.core.text import counted, grouped
 from samfed_monai.data.archives import ARCHIVES
 from samfed_monai.data.dicom import no_image
 from samfed_monai.data.reading import DARK, FORMATS, MASK_ENDINGS, STARTS, SUFFIXES, left_out, mask_like, read_image
@@ -263,11 +263,8 @@ def _images(folder: Sources) -> list[tuple[str, Path, Path]]:
 
 def _duplicate_names(images: Iterable[tuple[str, Path, Path]]) -> Iterator[Problem]:
     """Yields problems of images with one name in two folders or with two suffixes: they share a mask (fault 22)."""
-    by_name: dict[str, list[Path]] = defaultdict(list)
-    for name, path, _ in images:
-        by_name[name].append(path)
     hint = "rename one image: both masks would have the same name"
-    for name, paths in by_name.items():
+    for name, paths in grouped((name, path) for name, path, _ in images).items():
         same_file_name = len({path.name for path in paths}) < len(paths)
         if len(paths) > 1:
             found = " and ".join(str(path) if same_file_name else path.name for path in paths)

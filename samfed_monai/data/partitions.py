@@ -20,7 +20,7 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from samfed_monai.core.errors import Problem, Problems, refused
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.core.text import counted, normal
+from samfed_monai.core.text import counted, grouped, normal
 from samfed_monai.core.validators import in_range, one_of, require, whole
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import SITE_SPLITS, Split
@@ -409,10 +409,8 @@ class Groups:
     def __init__(self, path: str | Path, column: str = "group", volumes: Mapping[str, str] | None = None) -> None:
         self.path, self.column, self.by_folder, self.volumes = Path(path), column, volumes is not None, volumes or {}
         self.rows = _read_groups(self.path, column)
-        self._by_stem: dict[str, list[tuple[PurePosixPath, str]]] = {}
-        for listed, group in self.rows:
-            for name in _stems(listed):
-                self._by_stem.setdefault(name, []).append((PurePosixPath(listed), group))
+        named = ((name, listed, group) for listed, group in self.rows for name in _stems(listed))
+        self._by_stem = grouped((name, (PurePosixPath(listed), group)) for name, listed, group in named)
 
     def group_of(self, image: str) -> str | None:
         """Returns the group of an image by its relative path, or ``None``.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from samfed_monai.core.errors import Problem, Problems, Refused, error_text, refused
 from samfed_monai.core.io import Created, read_json, require_writable, undo_on_error, write_json, write_new
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.core.text import counted
+from samfed_monai.core.text import counted, grouped
 from samfed_monai.core.validators import no_file_there, one_of, require, schema_problems
 from samfed_monai.data.dicom import read_frames
 from samfed_monai.data.folders import (
@@ -485,10 +484,9 @@ def _is_unreadable(volume: _Volume) -> bool:
 
 def _foreign_slices(slices: Path, cut_paths: Collection[Path]) -> list[Problem]:
     """Returns a problem for each folder with pictures that were not cut and would be used as slices or masks."""
-    by_folder = defaultdict[Path, list[str]](list)
-    for folder in (site / kind for site in site_folders(slices).values() for kind in ("images", "masks")):
-        for path in (path for path in list_images(folder) if path not in cut_paths):
-            by_folder[path.parent].append(path.name)
+    folders = (site / kind for site in site_folders(slices).values() for kind in ("images", "masks"))
+    others = (path for folder in folders for path in list_images(folder) if path not in cut_paths)
+    by_folder = grouped((path.parent, path.name) for path in others)
     expected, hint = "only slices of volumes and masks of DIR", "delete them, or cut into a new folder"
     found = {folder: f"{counted(len(names), 'other slice')}, such as {names[0]}" for folder, names in by_folder.items()}
     return [Problem(str(folder), found[folder], expected, hint) for folder in found]

@@ -480,10 +480,8 @@ class RoundController:
         with clock("evaluation"):
             models = {"best": self._model_results("best", best, record)}
             last = len(records) - 1
-            if best == last:  # one model, evaluated once
-                models["last"] = deepcopy(models["best"])
-            else:
-                models["last"] = self._model_results("last", last, records[-1])
+            same = best == last  # one model, evaluated once
+            models["last"] = deepcopy(models["best"]) if same else self._model_results("last", last, records[-1])
         failed = {site: reason for site, reason in self.failed.items() if site in self.sites}
         if (scored := len(self.sites) - len(failed)) < self.least:
             raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", failed)

@@ -173,10 +173,10 @@ class SiteNetwork:
     @contextmanager
     def restored_on_error(self, call: Call) -> Iterator[None]:
         """Restores what stays here if the block raises, so that no NaN remains; shared weights are sent again."""
-        whole, copies = self.algorithm is not None, []
+        whole = self.algorithm is not None
         weights = self.local_part(whole=whole) if call.keeps_network or not whole else {}
-        for tensors in (weights, self.algorithm.state_dict() if self.algorithm is not None else {}):
-            copies.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
+        states = (weights, self.algorithm.state_dict() if self.algorithm is not None else {})
+        copies = [{name: tensor.detach().clone() for name, tensor in state.items()} for state in states]
         try:
             yield
         except BaseException:

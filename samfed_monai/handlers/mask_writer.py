@@ -183,10 +183,8 @@ def predictions(
             expected = f"{channels} (classes: {list(classes) or 'one'})"
             hint = "set `classes` to those of the network's training"
             raise refused("MaskWriter, pred", f"{len(probabilities)} channels", expected, hint)
-        if classes:
-            mask, probability = probabilities.argmax(axis=0).astype(np.uint8), 1 - probabilities[0]
-        else:
-            mask, probability = np.where(foreground, 255, 0).astype(np.uint8), probabilities[0]
+        mask = (probabilities.argmax(axis=0) if classes else np.where(foreground, 255, 0)).astype(np.uint8)
+        probability = 1 - probabilities[0] if classes else probabilities[0]
         yield Prediction(item["id"], mask, probability, estimate(probabilities, threshold))
 
 

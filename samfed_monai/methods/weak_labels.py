@@ -84,10 +84,9 @@ def gated_crf(probabilities: Tensor, image: Tensor, *, radius: int, sigma_xy: fl
         colour, neighbour_colour = _pairs(image, down, right)
         distance = (down**2 + right**2) / (2 * sigma_xy**2)
         kernel = torch.exp(-(colour - neighbour_colour).square().sum(1, keepdim=True) / (2 * sigma_rgb**2) - distance)
+        same = (pixel * neighbour).sum(1, keepdim=True)
         if probabilities.shape[1] == 1:
-            same = pixel * neighbour + (1 - pixel) * (1 - neighbour)
-        else:
-            same = (pixel * neighbour).sum(1, keepdim=True)
+            same = same + (1 - pixel) * (1 - neighbour)
         total = total + 2 * (kernel * (1 - same)).sum()
     batch, _, height, width = probabilities.shape
     return total / (batch * height * width)

@@ -93,10 +93,9 @@ class ViewedImages:
         loaded = self._cache.get(index)
         if loaded is None:
             item: Any = self.transform(self.items[index], end=self._first_random)
-            if self._first_random == len(self.transform.transforms):  # normalised values, which do not fit bytes
-                loaded = {key: plain(item[key]) for key in KEYS}
-            else:
-                loaded = {key: plain(item[key]).mul(255).round().to(torch.uint8) for key in KEYS}
+            loaded = {key: plain(item[key]) for key in KEYS}
+            if self._first_random < len(self.transform.transforms):  # normalised values do not fit bytes
+                loaded = {key: value.mul(255).round().to(torch.uint8) for key, value in loaded.items()}
             self._cache[index] = loaded
         return {key: value.float() / 255 if value.dtype == torch.uint8 else value for key, value in loaded.items()}
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problems
+from samfed_monai.core.text import grouped
 from samfed_monai.core.validators import in_range, whole
 from samfed_monai.transforms.loading import plain
 
@@ -78,9 +79,7 @@ def warp(
     Returns:
         The same keys to (C, *size) float, within the range of the input.
     """
-    by_resolution: dict[tuple[bool, torch.Size], list[Hashable]] = {}
-    for key, tensor in tensors.items():
-        by_resolution.setdefault((key in nearest, tensor.shape[1:]), []).append(key)
+    by_resolution = grouped(((key in nearest, tensor.shape[1:]), key) for key, tensor in tensors.items())
     grid, views = _grid(matrix, size)[None], dict(tensors)
     for (is_label, (height, width)), keys in by_resolution.items():
         batch = torch.cat([tensors[key] for key in keys])[None]

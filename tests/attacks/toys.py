@@ -54,9 +54,8 @@ def target(
     network: Callable[[], nn.Module] = plain_net, *, steps: int = 0, count: int = 16, size: int = 16, seed: int = 0
 ) -> Target:
     """A public set and one site, and a network that was trained on its images for ``steps``."""
-    groups = []
-    for place, (name, member) in enumerate((("public", True), ("Basel", True), ("Basel", False))):
-        groups.append(Images(name, member, *scenes(count, seed=100 * seed + place, size=size)))
+    made = [scenes(count, seed=100 * seed + place, size=size) for place in range(3)]
+    groups = [Images("public", True, *made[0]), Images("Basel", True, *made[1]), Images("Basel", False, *made[2])]
     torch.manual_seed(seed)
     net, loss = network(), nn.BCEWithLogitsLoss()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
@@ -65,5 +64,4 @@ def target(
         optimizer.zero_grad()
         loss(net(images), labels).backward()
         optimizer.step()
-
     return Target(net.eval(), network, loss, groups, learning_rate=0.01, about={"run": "toy"})

@@ -117,10 +117,8 @@ def test_segmentation_keeps_every_frame_and_reference(source, tmp_path, labels):
     given, seg = pydicom.dcmread(source, stop_before_pixels=True), highdicom.seg.segread(tmp_path / "seg.dcm")
     uid, segments, frames = given.SOPInstanceUID, list(range(1, len(labels) + 1)), list(range(1, len(values) + 1))
     options = {"ignore_spatial_locations": True, "segment_numbers": segments}
-    if len(frames) == 1:
-        found = seg.get_pixels_by_source_instance([uid], **options)
-    else:
-        found = seg.get_pixels_by_source_frame(uid, frames, **options)
+    of_file, of_frames = seg.get_pixels_by_source_instance, seg.get_pixels_by_source_frame
+    found = of_file([uid], **options) if len(frames) == 1 else of_frames(uid, frames, **options)
     assert np.array_equal(found > 0, np.stack([values == number for number in segments], axis=-1))
     plain = read(content)
     assert plain.NumberOfFrames == len(labels) * len(frames)

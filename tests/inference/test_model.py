@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -45,7 +44,7 @@ def fedper(small_federation, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
 def evaluate(model: Path, data: Path, output: Path, *words: str) -> dict[str, Any]:
     where = ("--datalist", str(data / "list.json"), "--data-root", str(data), "--output-dir", str(output))
     assert main(["evaluate", "samfed_skin", "--model", str(model), *where, *words]) == 0
-    content: dict[str, Any] = json.loads((output / "metrics.json").read_text())
+    content: dict[str, Any] = read_json(output / "metrics.json")
     return content
 
 

@@ -35,9 +35,7 @@ def rows(least: int, most: int = 9) -> Any:
 
 
 def weights_of(row: Any) -> dict[str, torch.Tensor]:
-    if isinstance(row, dict):
-        return row
-    return {"w": torch.tensor(row, dtype=torch.float32)}
+    return row if isinstance(row, dict) else {"w": torch.tensor(row, dtype=torch.float32)}
 
 
 def attach(strategy: Strategy, sites: int, start: Any = (0.0, 0.0, 0.0), **options: Any) -> Strategy:

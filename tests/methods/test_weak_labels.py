@@ -142,10 +142,9 @@ def test_weak_labels_are_refused_by_other_methods(small_federation, small_list, 
     weaken_list(small_list, folder, dict.fromkeys(small_list.sites, "points")).save(tmp_path / "list.json")
     images = {"datalist": tmp_path / "list.json", "data_root": folder, "site": "site-1"}
     expected = r"-> site-1 -> unlabelled: expected masks.*found 4 weak labels \(points\); use a method .*--variant weak"
-    with pytest.raises(Refused, match=expected):
-        SiteImages(**images).records("labelled")
-    with pytest.raises(Refused, match=expected):
-        SiteImages(**images, oracle=True).records("unlabelled")
+    for oracle, split in ((False, "labelled"), (True, "unlabelled")):
+        with pytest.raises(Refused, match=expected):
+            SiteImages(**images, oracle=oracle).records(split)
     kinds = [record["label_kind"] for record in SiteImages(**images, weak_labels=True).records("labelled")]
     assert kinds == ["points"] * 4
     assert not any("label_kind" in record for record in SiteImages(**images).records("unlabelled"))

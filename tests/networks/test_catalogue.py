@@ -73,8 +73,7 @@ def test_encoder_weights_are_loaded_from_file(tmp_path):
     save_file(weights, tmp_path / "resnet18.safetensors")
     network = client_network("deeplabv3plus_resnet18", weights=tmp_path / "resnet18.safetensors")
     assert torch.equal(network.encoder.conv1.weight, source.encoder.conv1.weight)  # type: ignore[union-attr]
-    heads = [each.segmentation_head[0].weight for each in (network, source)]  # type: ignore[index]
-    assert not torch.equal(*heads)
+    assert not torch.equal(*[each.segmentation_head[0].weight for each in (network, source)])  # type: ignore[index]
 
 
 def test_fault_28_unsuitable_weights_are_refused(tmp_path):
