@@ -44,7 +44,9 @@ LORA_LEARNING_RATE = 5e-3
 def default_learning_rate(base: str, adapt: str) -> float:
     """Returns the peak for prompt encoder and mask decoder: SAMed's 5e-3 for SAM's ViT; for MobileSAM the best of a few
     values on 66 skin images."""
-    return 5e-3 if base != "vit_t" else 5e-4 if adapt == "lora" else 3e-4
+    if base != "vit_t":
+        return 5e-3
+    return 5e-4 if adapt == "lora" else 3e-4
 
 
 def default_epochs(adapt: str) -> int:
