@@ -231,6 +231,7 @@ _PLACES = {
     errno.ENAMETOOLONG: "a shorter name",
     errno.ENOTDIR: "a folder",
     errno.EISDIR: "a file",
+    **dict.fromkeys((errno.ENOLCK, errno.ENOSYS), "a path on a disk with file locks"),  # of network file systems
 }
 
 

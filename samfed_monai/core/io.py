@@ -278,11 +278,12 @@ def locked(path: str | Path, *, waiting: Callable[[], None] = lambda: None) -> I
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f"{path.name}.lock"), "w") as lock:
-        try:
-            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
+        with naming(path):
+            try:
+                fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
         yield
 
 

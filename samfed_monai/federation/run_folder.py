@@ -507,6 +507,7 @@ def take_lock(folder: Path) -> None:
 
     Raises:
         Refused: another run holds it (fault 51).
+        OSError: the disk has no locks; its file name is that of the lock.
     """
     path = (folder / LOCK).resolve()
     # opening and closing the file again would release the lock
@@ -514,13 +515,14 @@ def take_lock(folder: Path) -> None:
     if not holder:
         stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the lock is held
         deadline = time.monotonic() + PATIENCE
-        while not (locked := _try_lock(stream)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if locked:
-            stream.truncate(0)
-            print(os.getpid(), file=stream, flush=True)
-            _open_locks[path] = stream
-            return
+        with io.naming(path):
+            while not (locked := _try_lock(stream)) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if locked:
+                stream.truncate(0)
+                print(os.getpid(), file=stream, flush=True)
+                _open_locks[path] = stream
+                return
         stream.seek(0)
         holder = stream.read().strip() or "unknown"
         stream.close()
@@ -529,7 +531,7 @@ def take_lock(folder: Path) -> None:
 
 
 def _try_lock(stream: TextIO) -> bool:
-    with suppress(OSError):
+    with suppress(BlockingIOError, PermissionError):  # EAGAIN or EACCES, by system: another process holds it
         fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     return False

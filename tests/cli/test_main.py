@@ -182,6 +182,7 @@ COPIED = [("LICENSE", "/b/.x/LICENSE", "[Errno 28] No space left on device: 'LIC
         (PermissionError(13, "", "/x"), 2, "/x: expected a path that this user may read and write, found Perm"),
         (OSError(30, "", "/data/masks"), 2, "/data/masks: expected a writable path, found Read-only"),
         (OSError(40, "", "/data/loop"), 2, f"/data/loop: {LOOP}"),
+        (OSError(37, "", "/r/.lock"), 2, "/r/.lock: expected a path on a disk with file locks, found No locks"),
         (RuntimeError("Symlink loop from '/data/loop'"), 2, f"/data/loop: {LOOP}"),
         (RuntimeError("Could not determine home directory."), 2, "~: expected ~ or ~USER, .* user; write ./~NAME"),
     ],

@@ -478,7 +478,7 @@ def test_umask_restricts_file_modes(tmp_path):
     assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b")] == [0o750, 0o640]
 
 
-def test_lock_is_held_until_block_ends(tmp_path):
+def test_lock_is_held_until_block_ends(tmp_path, monkeypatch):
     waited = []
 
     def enter():
@@ -493,6 +493,9 @@ def test_lock_is_held_until_block_ends(tmp_path):
         waited.append("still held")
     other.join()
     assert waited == ["waiting", "still held", "entered"]
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(37, "No locks available")))
+    with pytest.raises(OSError, match=f"No locks available: '{tmp_path}/ledger'"), files.locked(tmp_path / "ledger"):
+        pass
 
 
 def test_fault_50_memory_error_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

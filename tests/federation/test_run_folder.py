@@ -121,6 +121,12 @@ def test_fault_51_second_run_in_same_process_is_refused(tmp_path):
     RunFolder(tmp_path).open(CONFIG).close()
 
 
+def test_fault_51_disk_without_locks_is_not_taken_for_other_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.lockf", Mock(side_effect=OSError(37, "No locks available")))
+    with pytest.raises(OSError, match=f"No locks available: '{tmp_path}/.lock'"):
+        take_lock(tmp_path)
+
+
 def test_fault_51_lock_held_by_other_process_is_refused_or_awaited(tmp_path, monkeypatch):
     reader, writer = os.pipe()
     if not (holder := os.fork()):
