@@ -310,10 +310,10 @@ def rename_hint(masks: Sequence[Path], found: Sequence[Found]) -> str:
             return f"{files} are in different folders: if they belong together, give both folders one name"
         for image in stems:  # img_1 is in img_1_gt, but not in img_10_gt
             pattern = re.compile(rf"(?<!\d){re.escape(image)}(?!\d)", re.IGNORECASE)
-            names = [mask.name for mask in sorted(masks) if pattern.search(_stem(mask))]
-            if path.name in names:
-                several, wanted = f"{' and '.join(names[:2])} may both be of {image}", f"{image}{_suffix(path)}"
-                hint = f"{several}: name the right one, or their union, {wanted}"
+            if pattern.search(_stem(path)):
+                names = [mask.name for mask in sorted(masks) if pattern.search(_stem(mask))]
+                wanted = f"{image}{_suffix(path)}"
+                hint = f"{' and '.join(names[:2])} may both be of {image}: name the right one, or their union, {wanted}"
                 return hint if len(names) > 1 else f"for instance, rename {path.name} to {wanted}"
     return f"for instance, rename the mask of {stems[0]} to {stems[0]}{_suffix(sorted(masks)[0])}" if stems else ""
 

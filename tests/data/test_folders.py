@@ -135,6 +135,13 @@ def test_renaming_example_names_mask_of_matching_image(masks, images, example):
     assert rename_hint([Path("1_b.png"), Path("1_a.png")], [Found("a/images/1.jpg")]) == both
 
 
+def test_renaming_example_compares_twenty_masks_with_each_image(monkeypatch):
+    read = []
+    monkeypatch.setattr("samfed_monai.data.folders._stem", lambda path: read.append(path) or path.stem)
+    rename_hint([Path(f"m{number}.png") for number in range(50)], [Found(f"q{number}.png") for number in range(50)])
+    assert len(read) < 2 * 20 * 50, "no name is compared with all masks and all images"
+
+
 def test_unknown_public_folder_is_refused(tmp_path):
     site(tmp_path, "a", 1, 1)
     with pytest.raises(Refused, match=r"name one of \['a'\] with --public"):
