@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -204,8 +204,10 @@ class PublicSet:
         self._evaluate_on, self._evaluate_limit = evaluate_on, evaluate_limit
         self.hash = self._list.hash
         public = load_records(self._list, data_root, split="public", limit=limit)
-        facts = facts_of(part := self._list.for_server(), data_root)
-        require(check_datalist(part, data_root, facts))  # all masks, before the fit reads them one by one
+        hashes = {record["image_sha256"] for record in public}
+        used = replace(self._list.for_server(), public=[item for item in self._list.public if item.sha256 in hashes])
+        facts = facts_of(used, data_root)
+        require(check_datalist(used, data_root, facts))  # all masks, before the fit reads them one by one
         if public and not any(fact.foreground for fact in facts):
             raise refused("public", "only empty masks", "masks with foreground", "check the masks, or --mask-threshold")
         self.train, self.held_out = split_public(public, held_out_fraction, seed)

@@ -141,11 +141,18 @@ def test_public_set_is_split_and_test_images_are_optional(made):
     assert public_set(made, evaluate_on=None).tests == {}
 
 
-def test_teacher_limit_selects_public_images_by_hash(made):
+def test_teacher_limit_selects_public_images_by_hash(made, tmp_path):
     few, everything = public_set(made, limit=2), public_set(made)
     chosen, known = (sorted(record["image_sha256"] for record in of.train + of.held_out) for of in (few, everything))
     assert (len(few.train), len(few.held_out)) == (1, 1)
     assert chosen == known[:2]  # by hash
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    for record in few.train + few.held_out:
+        shutil.copy(record["label"], tmp_path / Path(record["label"]).name)
+    for path in (tmp_path / "public" / "masks").iterdir():
+        kept = tmp_path / path.name
+        path.write_bytes(kept.read_bytes() if kept.exists() else b"another")
+    assert len(public_set(tmp_path, limit=2).train) == 1, "the others are not read"
     assert len(images(made).records("public")) == 4  # what the students learn from stays whole
 
 
