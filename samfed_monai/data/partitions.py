@@ -10,7 +10,7 @@ import codecs
 import csv
 import io
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -455,13 +455,12 @@ class Groups:
         shared = "without a folder, for several images each, such as {}: all these images get the group of that row"
         shared += "; give paths to tell them apart"
         sentences = [f"{len(lacking)} of {len(images)} images have no group in {self.path.name}"] if lacking else []
-        spellings = defaultdict[str, set[str]](set)
-        for group in filter(None, groups.values()):
-            spellings[_SPELLING.sub("", group.casefold())].add(group)
-        if alike := [sorted(names) for names in spellings.values() if len(names) > 1]:
+        used = dict.fromkeys(filter(None, groups.values()))
+        spellings = grouped((_SPELLING.sub("", group.casefold()), group) for group in used)
+        if alike := [sorted(same) for same in spellings.values() if len(same) > 1]:
             first = " and ".join(map(repr, alike[0][:2]))
             sentences.append(f"{first} are different groups in {self.path.name}: if they are one, write them alike")
-        if dates := [group for group in groups.values() if group and _DATE_OF_EXCEL.fullmatch(group)]:
+        if dates := [group for group in used if _DATE_OF_EXCEL.fullmatch(group)]:
             text = f"a group in {self.path.name} is {dates[0]!r}: if Excel made this date of a name such as 1-2"
             sentences.append(f"{text}, format the column as text, and enter the names again")
         if doubtful := [group for group in groups.values() if group and group.casefold() in POSSIBLY_NONE]:

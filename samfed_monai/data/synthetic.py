@@ -12,7 +12,6 @@ import gzip
 import io
 import logging
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -28,6 +27,7 @@ from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import read_json, sha256_bytes, write_new
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.text import grouped
 from samfed_monai.core.validators import one_of, require, whole
 from samfed_monai.data.datalist import DataList, Item, Site, require_free
 from samfed_monai.data.reading import png_of
@@ -435,14 +435,13 @@ def render_synthetic(
     list_name = "-".join([*purpose, str(seed)])
     if output is not None:
         require_free(output, name=list_name, files={(*place, item.image, item.label) for place, _, _, item in named})
-    rendered = defaultdict[tuple[str, str], list[Item]](list)
     with bar:
-        for place, index, look, item in named:
-            rendered[place].append(render(place[0] or PUBLIC_FOLDER, index, look, item))
+        pairs = ((place, render(place[0] or PUBLIC_FOLDER, index, look, item)) for place, index, look, item in named)
+        rendered = grouped(pairs)
     logger.info("rendered %d synthetic images of %d sites into %s", bar.total, sites, folder)
     names = [f"site-{number + 1}" for number in range(sites)]
-    entries = {name: Site(**{split: rendered[name, split] for split in splits}) for name in names}
-    return DataList(list_name, rendered["", "public"], entries)
+    entries = {name: Site(**{split: rendered.get((name, split), []) for split in splits}) for name in names}
+    return DataList(list_name, rendered.get(("", "public"), []), entries)
 
 
 def _item(site: str, index: int, with_mask: bool) -> Item:

@@ -8,6 +8,7 @@ from itertools import combinations
 
 from torch import Tensor
 
+from samfed_monai.core.text import grouped
 from samfed_monai.core.validators import require, whole
 from samfed_monai.methods.robust import RobustAggregation, SiteUpdate, squared_distance, weighted_mean
 
@@ -21,10 +22,7 @@ def krum_scores(distances: Mapping[tuple[str, str], float], faulty: int) -> dict
         distances: squared distance of each of the S sites' pairs, one entry per pair.
         faulty: sites that may send anything.
     """
-    by_site: dict[str, list[float]] = {}
-    for (first, second), distance in distances.items():
-        by_site.setdefault(first, []).append(distance)
-        by_site.setdefault(second, []).append(distance)
+    by_site = grouped((site, distance) for pair, distance in distances.items() for site in pair)
     nearest = len(by_site) - faulty - 2
     return {site: sum(sorted(to_others)[:nearest]) for site, to_others in by_site.items()}
 
