@@ -232,7 +232,8 @@ def _references(content: Any) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]
 def check_circles(config: BundleConfig) -> Iterator[Problem]:
     """References that lead back to where they are, which MONAI cannot resolve."""
     content = config.content
-    links = {id: [each for each, _ in _references(lookup(content, id))] for id, _ in _references(content)}
+    targets = dict.fromkeys(target for target, _ in _references(content))
+    links = {target: [each for each, _ in _references(lookup(content, target))] for target in targets}
     try:
         TopologicalSorter(links).prepare()
     except CycleError as error:
@@ -369,10 +370,10 @@ def _training_part(content: Mapping[str, Any], *, site: bool = False) -> dict[st
     """The part of ``train.json`` that a federation, or a site, reads, without the ids that the federation sets."""
     roots = TRAINING_READS - SERVER_IDS if site else TRAINING_READS
     given = JOB_IDS - {"datalist", "data_root"} if site else JOB_IDS
-    content = {**content, "standalone": {}}  # only for a site that trains alone
+    content = {name: value for name, value in content.items() if name != "standalone"}  # for a site that trains alone
     if site and isinstance(network := content.get("network_def"), Mapping):  # the server sends initial weights
         content["network_def"] = {name: value for name, value in network.items() if name != "weights"}
-    return {name: value for name, value in reached(content, roots).items() if name not in {*given, "standalone"}}
+    return {name: value for name, value in reached(content, roots).items() if name not in given}
 
 
 def _teacher_part(content: Mapping[str, Any]) -> dict[str, Any]:
