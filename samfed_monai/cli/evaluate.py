@@ -22,7 +22,8 @@ from samfed_monai.core.model_file import any_image_size
 
 def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed evaluate BUNDLE --datalist L --data-root D [--model W] [--site S] [--split test]``."""
-    parser = add_command(subparsers, "evaluate")
+    kept = "tables of sites that were scored are kept; metrics.json is written last"
+    parser = add_command(subparsers, "evaluate", run=run, kept=kept)
     add_bundle(parser)
     add_model(parser)
     add_data(parser)
@@ -34,7 +35,6 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--calibrate", action="store_true", help=f"{about}; check it on other images")
     add_other_size(parser)
     take_overrides(parser, "evaluate.json", "evaluate.json", unread=["encoder_weights"])
-    parser.set_defaults(run=run, kept="tables of sites that were scored are kept; metrics.json is written last")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,8 @@ from samfed_monai.config.overrides import overrides_of
 
 def add_federate_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed federate BUNDLE [--datalist L] [--data-root D] [--rounds N] [--output-dir R] [--variant V]``."""
-    parser = add_command(subparsers, "federate")
+    kept = "completed steps (teacher, soft masks, warm start) are kept in the run's cache"
+    parser = add_command(subparsers, "federate", run=run, kept=kept)
     add_bundle(parser)
     add_data(parser, required=False)
     parser.add_argument("--rounds", metavar="N", type=int, help="federated rounds")
@@ -28,7 +29,6 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--verify", action="store_true", help=about)
     add_device(parser)
     take_overrides(parser, "federate.json or train.json", "federate.json", "train.json")
-    parser.set_defaults(run=run, kept="completed steps (teacher, soft masks, warm start) are kept in the run's cache")
 
 
 def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
