@@ -130,7 +130,7 @@ FOLDER ?= losses
 mutate: $(VENV)/.dev
 	@rm -rf build/mutate/$(FOLDER) && mkdir -p build/mutate/$(FOLDER)
 	@git ls-files -z | tar --create --null --files-from - | tar --extract --directory build/mutate/$(FOLDER)
-	@cd build/mutate/$(FOLDER) && sed -i 's#/FOLDER#/$(FOLDER)#' pyproject.toml && export PYTHONPATH= \
+	@cd build/mutate/$(FOLDER) && sed -i.bak 's#/FOLDER#/$(FOLDER)#' pyproject.toml && export PYTHONPATH= \
 		&& $(abspath $(BIN))/mutmut run $(MUTATE_ARGS) && $(abspath $(BIN))/mutmut results
 
 # Needs no packages, and so no .venv.
