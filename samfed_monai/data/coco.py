@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from samfed_monai.core.errors import Problems, Refused, refused, with_skip_hint
 from samfed_monai.core.io import Created, read_json, require_writable, write_new
 from samfed_monai.core.run_log import progress_bar
-from samfed_monai.core.text import counted, grouped, normal
+from samfed_monai.core.text import clipped, counted, grouped, normal
 from samfed_monai.core.validators import installed, is_number, one_of, require, schema_problems
 from samfed_monai.data.checks import stem
 from samfed_monai.data.folders import list_images, relative, sites_in
@@ -252,9 +252,10 @@ def _are_pairs(parts: Any) -> bool:
 
 def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
     numbers = polygon if isinstance(polygon, list) else []
-    if len(numbers) < 6 or len(numbers) % 2 or not all(is_number(number) for number in numbers):
-        expected = "a list of alternating x and y, of at least three points"
-        raise refused(where, found=f"a polygon of {len(numbers)} numbers", expected=expected)
+    others = [clipped(repr(number)) for number in numbers if not is_number(number)]
+    if len(numbers) < 6 or len(numbers) % 2 or others:
+        found = f"a polygon with {others[0]}" if others else f"a polygon of {len(numbers)} numbers"
+        raise refused(where, found, expected="finite x and y in turn, of at least three points")
     for axis, side, values in (("x", width, numbers[::2]), ("y", height, numbers[1::2])):
         low, high = min(values), max(values)
         if low < -OUTSIDE or high > side + OUTSIDE:
