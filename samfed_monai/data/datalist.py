@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,7 +12,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, name_problems, refused
 from samfed_monai.core.io import canonical_hash, read_json, require_writable, write_json
-from samfed_monai.core.text import counted, printable
+from samfed_monai.core.text import counted, normal, printable
 from samfed_monai.core.validators import require, schema_problems
 from samfed_monai.data.classes import list_class_problems
 
@@ -158,18 +158,22 @@ def read_list(content: Any, where: str) -> DataList:
     if "classes" in content:
         problems.extend(list_class_problems(classes, threshold, f"{where} -> classes"))
     splits = [("public", Split.PUBLIC, content["public"])]
+    problems.extend(site_name_problems(content["sites"], where))
     for name, entry in content["sites"].items():
-        problems.extend(site_name_problems(name, where))
         splits += [(f"sites#{name}#{split.value}", split, entry[split.value]) for split in SITE_SPLITS]
     seen: dict[str, str] = {}
     for name, split, items in splits:
         place = f"{where} -> {name}"
         for index, item in enumerate(items):
             problems.extend(_item_problems(item, split, f"{place}#{index}"))
-            if first_place := seen.get(item["image"]):
-                found = f"{item['image']!r}, which is also in {first_place}"
-                problems.add(place, found=found, expected="each image once", hint="delete one of the entries")
-            seen.setdefault(item["image"], place)
+            for key in ("image", "label") if item.get("label") else ("image",):
+                path = str(PurePosixPath(item[key]))  # ./1.jpg is 1.jpg
+                if first_place := seen.get(path):
+                    found = f"{item[key]!r}, which is also in {first_place}"
+                    hint = "delete one of the entries" if key == "image" else "if two images have one, copy the file"
+                    problems.add(place, found=found, expected=f"each {key} once", hint=hint)
+                    break
+                seen[path] = place
     problems.refuse_if_any()
     sites = {
         name: Site(**{split: [Item(**item) for item in items] for split, items in entry.items()})
@@ -183,15 +187,21 @@ def read_list(content: Any, where: str) -> DataList:
     return datalist
 
 
-def site_name_problems(name: str, where: str) -> list[Problem]:
-    """Returns the problem of a name that a site of the data list ``where`` cannot have."""
-    where = f"{where} -> sites#{name}"
-    if not SITE_NAME.fullmatch(name) or unsafe(name):
-        hint = "rename the site: its name is used for folders and in the configuration"
-        expected = "a name without slashes and drives (C:) that does not begin with . @ $ or %"
-        return [Problem(where, repr(name), expected, hint)]
-    hint = f"if its images are public, give --public {name}; otherwise rename it: the name is reserved for the server"
-    return [Problem(where, repr(name), "another name", hint)] if name in SERVER_NAMES else []
+def site_name_problems(names: Iterable[str], where: str) -> Iterator[Problem]:
+    """Yields the problems of names that sites of the data list ``where`` cannot have, alone or together."""
+    seen: dict[str, str] = {}
+    for name in names:
+        place, key = f"{where} -> sites#{name}", normal(name).casefold()
+        if not SITE_NAME.fullmatch(name) or unsafe(name):
+            hint = "rename the site: its name is used for folders and in the configuration"
+            expected = "a name without slashes and drives (C:) that does not begin with . @ $ or %"
+            yield Problem(place, repr(name), expected, hint)
+        elif key in SERVER_NAMES:
+            hint = f"if its images are public, give --public {name}; if not, rename it: the server has this name"
+            yield Problem(place, repr(name), "another name", hint)
+        elif seen.setdefault(key, name) != name:  # many disks do not distinguish "A" and "a", or the two forms of "ü"
+            found, expected = f"{name!r} beside {seen[key]!r}", "names that differ in more than case and spaces"
+            yield Problem(place, found, expected, "rename one: many disks give both the same folder")
 
 
 def _item_problems(item: Mapping[str, Any], split: Split, where: str) -> Iterator[Problem]:

@@ -197,8 +197,7 @@ def site_problems(sites: Sites, options: Options) -> Iterator[Problem]:
     if options.divide is not None:
         yield from partitions.divide_problems(private, options.divide, skip=options.unseen)
     else:  # parts have other names
-        for site in private:
-            yield from site_name_problems(site, Path(options.output).name)
+        yield from site_name_problems(private, Path(options.output).name)
 
 
 @dataclass(frozen=True)

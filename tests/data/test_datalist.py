@@ -36,7 +36,7 @@ def test_saved_list_round_trip_omits_unknown_fields(tmp_path):
     assert list(content) == ["schema", "name", "hash", "mask_threshold", "public", "sites"]
     assert content["hash"] == loaded.hash
     assert content["sites"]["site-1"]["unlabelled"] == [{"image": "s/2.jpg", "sha256": B}]
-    weak = DataList("list", [replace(WEAK, image="0.jpg", label_kind="mask")], {"a": Site([WEAK])})
+    weak = DataList("list", [replace(MASK, image="0.jpg", label="0.png")], {"a": Site([WEAK])})
     weak.save(tmp_path / "weak.json")
     assert DataList.load(tmp_path / "weak.json") == weak
 
@@ -89,19 +89,22 @@ def test_schema_violations_and_other_problems_are_reported_together(tmp_path):
     example().save(path)
 
     odd = ["a/b", "@home", "$1", "%list.json#name", ".a", "a\x1f", "a:b"]  # no text in a configuration, or no folder
-    servers = ["server", "public", ""]
+    servers, alike = ["Server", "public", ""], ["site-1 ", "SITE-1", "é", "e\u0301"]
 
     def spoil(content):
         content["public"][0]["image"] = "../1.jpg"
-        for name in [*odd, *servers]:
+        for name in [*odd, *servers, *alike]:
             content["sites"][name] = {"unlabelled": [], "validation": [], "test": []}
 
     edited(path, spoil)
     expected = "expected a name without slashes and drives (C:) that does not begin with . @ $ or %, found"
+    differ = "expected names that differ in more than case and spaces, found"
     assert refusals(path) == [
         *(f"list.json -> sites#{repr(name)[1:-1]}: {expected} {name!r}" for name in odd),
         *(f"list.json -> sites#{name}: expected another name, found {name!r}" for name in servers[:2]),
         f"list.json -> sites#: {expected} ''",
+        *(f"list.json -> sites#{name}: {differ} {name!r} beside 'site-1'" for name in alike[:2]),
+        f"list.json -> sites#e\u0301: {differ} 'e\u0301' beside 'é'",
         "list.json -> public#0#image: expected a relative path inside the data root, found '..' in '../1.jpg'",
     ]
 
@@ -129,6 +132,9 @@ INSIDE = r"expected a relative path inside the data root, found '\.\.'"
         ([], Site([Item("1.jpg", A, label_kind="box")]), "label_kind: expected a label of this kind, found 'box' with"),
         ([], Site([Item("1.jpg", A, "1.png")]), "label_sha256: expected label and label_sha256 together, found only o"),
         ([MASK], Site([MASK]), "a#unlabelled: expected each image once, found '1.jpg', which is also in list.json ->"),
+        ([MASK], Site([Item("./1.jpg", A)]), "unlabelled: .* image once, found './1.jpg', which is also in list.json"),
+        ([MASK, Item("2.jpg", A, "1.png", B)], Site(), "each label once, found '1.png', which .* public; if two im"),
+        ([], Site([Item("1.jpg", A)], [Item("2.jpg", A, ".//1.jpg", B)]), "label once, found './/1.jpg', .*a#unl"),
         ([], Site([Item("1.jpg", A, volume="v", slice=0)]), "a#unlabelled#0#slice: expected at least 1, found 0"),
         ([], Site([Item("1.jpg", A, spacing=[1, 2])]), r"spacing: expected three lengths in mm, found \[1, 2\] \(list"),
     ],

@@ -91,7 +91,7 @@ def test_fault_69_site_name_unsupported_by_flare_is_refused(name, safe):
 
 def test_list_unsuitable_for_method_is_refused_early(tmp_path):
     item = Item("a.png", "0" * 64, "a_label.png", "1" * 64, label_kind="box")
-    sites = {"site-1": Site([item]), "site-2": Site([replace(item, image="b.png")])}
+    sites = {"site-1": Site([item]), "site-2": Site([replace(item, image="b.png", label="b_label.png")])}
     DataList("own", [], sites).save(tmp_path / "list.json")
     given = {"rounds": 1, "datalist": str(tmp_path / "list.json"), "data_root": str(tmp_path)}
     with pytest.raises(Refused, match=r"(?s)own -> site-1 -> unlabelled: .*own -> site-2 -> unlabelled: .*\(box\)"):
