@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
@@ -119,7 +120,7 @@ def _remove_leftovers(folder: Path) -> None:
     """
     for path in folder.glob(f"{_PREFIX}????????{_SUFFIX}"):
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > 3600:
+            if time.time() - max(each.stat().st_mtime for each in (path, *path.rglob("*"))) > 3600:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -325,7 +326,7 @@ class TooDeep(ValueError):
         super().__init__(f"more than {_MOST_LEVELS} levels")
 
 
-def read_json(path: str | Path, *, byte_order_mark: bool = True, name: str = "") -> Any:
+def read_json(path: str | Path, *, byte_order_mark: bool = True, name: str = "", hint: str = "") -> Any:
     """Reads JSON strictly.
 
     Args:
@@ -333,6 +334,7 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True, name: str = "")
         byte_order_mark: whether the file may start with one, as Windows Notepad writes it. A bundle's configuration
             may not, because MONAI cannot read it.
         name: for messages; empty takes the file's name.
+        hint: how to get a damaged file back; if empty, how to correct it by hand.
 
     Raises:
         Refused: a missing file, invalid UTF-8 or JSON (with line and column), or a key twice in one object.
@@ -360,7 +362,8 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True, name: str = "")
     except ValueError as error:  # too deep, a number of too many digits for Python, or half a surrogate pair
         expected = "valid Unicode, numbers with few digits and little nesting"
         problems.add(name, found=str(error).partition(";")[0], expected=expected)
-    problems.refuse_if_any()
+    if len(problems):
+        raise Refused(replace(each, hint=hint or each.hint) for each in problems)
     return parsed
 
 

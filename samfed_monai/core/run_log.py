@@ -186,6 +186,13 @@ def progress_bar(of: Iterable[Any] | None = None, *, show: bool = True, **option
     return LogBar(of, **hidden, **intervals | options)
 
 
+RESTORE_RESULTS = "run the command of this run again (run.log shows it): no round is repeated, the file is made again"
+"""How to get a damaged ``results.json`` back."""
+NO_ROUNDS = "restore the folder from a copy, or run again in a new output_dir; here, results.json would be replaced"
+"""How to go on with a finished run whose rounds were deleted."""
+_RESTORE_RUN = "restore the file from a copy; else copy rounds/NNN/global.safetensors, for --start-from or --model"
+
+
 def run_record(folder: str | Path) -> dict[str, Any]:
     """Content of a run's ``run.json``; empty if there is none.
 
@@ -193,9 +200,9 @@ def run_record(folder: str | Path) -> dict[str, Any]:
         Refused: values in it are of other types.
     """
     path = Path(folder) / "run.json"
-    record: dict[str, Any] = read_json(path, name=str(path)) if path.is_file() else {}
+    record: dict[str, Any] = read_json(path, name=str(path), hint=_RESTORE_RUN) if path.is_file() else {}
     schema = read_json(Path(__file__).with_name("run.schema.json"))
-    require(replace(each, hint="restore the file from a copy") for each in schema_problems(record, schema, str(path)))
+    require(replace(each, hint=_RESTORE_RUN) for each in schema_problems(record, schema, str(path)))
     return record
 
 

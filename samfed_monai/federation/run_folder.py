@@ -22,7 +22,7 @@ from samfed_monai.config.parse import MISSING
 from samfed_monai.core import io, tensor_file
 from samfed_monai.core.errors import DISK_FULL, Problems, Stopped, refused
 from samfed_monai.core.io import PUBLIC, to_csv
-from samfed_monai.core.run_log import round_folders, run_record
+from samfed_monai.core.run_log import NO_ROUNDS, round_folders, run_record
 from samfed_monai.core.text import clipped
 from samfed_monai.metrics import pool, worst
 from samfed_monai.metrics.quality import Calibration, Group
@@ -100,7 +100,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
 
         Raises:
             Refused: the folder cannot be written (fault 54), another run holds it (51), it has rounds or results but no
-                ``run.json``, or it belongs to a run with another configuration; every differing key is named.
+                ``run.json``, or results but no rounds, or it belongs to a run with another configuration; every
+                differing key is named.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -133,6 +134,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             if has_results:
                 record = run_record(self.path)
                 self._compare(record, content)
+                if not any(self.store.folder.glob("*")):
+                    raise refused(self.store.folder, "no rounds", "the rounds of results.json", NO_ROUNDS)
             else:
                 record = content
                 io.write_json(path, record, mode=PUBLIC)

@@ -15,7 +15,7 @@ from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import did_you_mean, refused
 from samfed_monai.core.io import PRIVATE, PUBLIC, atomic_write, read_json, safe_load
 from samfed_monai.core.model_file import BASE_SAM, USAGE, read_header, run_settings, tensor_names, usage_of
-from samfed_monai.core.run_log import run_record
+from samfed_monai.core.run_log import NO_ROUNDS, RESTORE_RESULTS, run_record
 from samfed_monai.federation.run_folder import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore, state_file
 from samfed_monai.federation.site_network import split_state
 from samfed_monai.federation.site_worker import stored_states
@@ -67,12 +67,11 @@ class RunModels:
             if not self.folder.is_dir():
                 found, hint = ("a file" if self.folder.exists() else "no such folder"), "give the run's folder"
             raise refused(str(self.folder), found=found, expected="a finished run", hint=hint)
-        results = read_json(self.folder / "results.json")
+        results = read_json(self.folder / "results.json", hint=RESTORE_RESULTS)
         selected = lookup(results, ("models", str(lookup(results, ("selected",))), "round"))
         if type(selected) is not int or not all(isinstance(results.get(key, {}), dict) for key in ("sites", "unseen")):
-            found, hint = "no round of the selected model, or no sites", "restore the file from a copy"
-            where = str(self.folder / "results.json")
-            raise refused(where, found=found, expected="results of a finished run", hint=hint)
+            found, expected = "no round of the selected model, or no sites", "results of a finished run"
+            raise refused(self.folder / "results.json", found, expected, RESTORE_RESULTS)
         #: The selected round, the sites that train, and the unseen ones.
         self.round: int = selected
         self.trained, self.unseen = sorted(results.get("sites", {})), sorted(results.get("unseen", {}))
@@ -165,6 +164,8 @@ class RunModels:
         keeps_own = bool(site) and (site in self.trained or not self._whole_networks)
         if keeps_own and (states is not None or self._has_state(site) or site in self._tailored):
             return
+        if not self._round_folder.is_dir():
+            raise refused(self._round_folder, "no such folder", "the round of the run's model", NO_ROUNDS)
         if keeps_own or not self.server_model_is_complete:
             self._require_local_states(site or "SITE")
         if not self.server_model_is_complete and (not site or not self._shared):

