@@ -18,7 +18,7 @@ from samfed_monai.core.text import counted, grouped
 from samfed_monai.metrics import EXTRAS
 from samfed_monai.metrics.quality import DOUBTFUL, estimate_of, read_quality
 from samfed_monai.reports.figures import run_figures
-from samfed_monai.reports.overlays import NO_LIST, OUTLINES, Shown, make_overlays, make_own_images
+from samfed_monai.reports.overlays import NO_LIST, OTHER_LIST, OUTLINES, Shown, make_overlays, make_own_images
 from samfed_monai.reports.rows import interval, title_of
 from samfed_monai.reports.run_data import RunData, scored, teacher_alone
 from samfed_monai.reports.style import CAVEATS, DEFAULT_CONVENTION, PRIVACY, Picture, as_ranges, environment, sentences
@@ -78,6 +78,8 @@ class Report:
             overlays, notes = make_overlays(run, **places) if finished else ([], [])
             own, unread = make_own_images(run, **places)
             notes += [note for note in unread if notes != [f"all sites: {NO_LIST}"]]
+            if f"all sites: {OTHER_LIST}" in notes:
+                logger.warning("%s: no test images in the report: %s", places["datalist"], OTHER_LIST)
         for path in [*folder.glob("overlay-*.png"), *folder.glob("own-*.png")]:  # from an earlier report
             path.unlink()
         for figure in figures:

@@ -71,7 +71,7 @@ def test_every_site_has_three_overlays(run_folder):
     assert Image.open(io.BytesIO(overlays[0].png)).size == (320 + 6 + 320, 320)
 
 
-def test_unreadable_images_are_noted(run_folder, tmp_path):
+def test_unreadable_images_are_noted(run_folder, tmp_path, caplog):
     run = RunData.read(run_folder)
     for datalist in (None, "L"):
         assert make_overlays(run, datalist=datalist, data_root=None) == ([], [f"all sites: {NO_LIST}"])
@@ -82,6 +82,8 @@ def test_unreadable_images_are_noted(run_folder, tmp_path):
     other = tmp_path / "other.json"
     replace(DataList.load(run.setting("datalist")), name="other").save(other)
     assert make_overlays(run, datalist=other, data_root=run.setting("data_root")) == ([], [f"all sites: {OTHER_LIST}"])
+    Report(shutil.copytree(run_folder, tmp_path / "run"), datalist=other).write()
+    assert f"{other}: no test images in the report: {OTHER_LIST}" in caplog.messages
     _, notes = make_overlays(RunData(tmp_path, run.results), datalist="L", data_root="D")
     assert notes[0] == "Basel: no table of test scores in the run folder"
 
