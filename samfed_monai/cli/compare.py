@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 def add_compare_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed compare BUNDLE --variants a,b --rows FILE --seeds 0,1 ... --output-dir R``."""
-    parser = add_command(subparsers, "compare", run=run)
+    parser = add_command(subparsers, "compare", run=run, kept="finished runs and rounds of unfinished runs are kept")
     add_bundle(parser)
     add_data(parser)
     parser.add_argument("--variants", metavar="A,B,C", type=names_in, help="variants, separated by commas")

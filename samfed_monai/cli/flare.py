@@ -44,7 +44,7 @@ _NUMBERS = {
 
 def add_flare_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``samfed flare export|simulate|poc|submit BUNDLE ...`` and ``samfed flare fetch JOB``."""
-    parser = add_command(subparsers, "flare")
+    parser = add_command(subparsers, "flare", kept="stored rounds are kept")
     ways = parser.add_subparsers(title="ways", metavar="WAY", required=True)
     for way, about in _ABOUT.items():
         _add_way(ways, way, about)

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         set_up_process()
         argv = sys.argv[1:]
     parser = build_parser()
-    arguments = argparse.Namespace()
+    arguments = argparse.Namespace(kept=None)
     try:
         _parse(parser, argv or ["--help"], arguments)
         _show_records()
@@ -83,9 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except errors.Refused as error:
         return errors.reported(_with_options(error, getattr(arguments, "known_options", ())))
     except (errors.SamFedError, KeyboardInterrupt) as error:
-        return errors.reported(error)
+        return errors.reported(error, arguments.kept)
     except errors.Terminated:
-        return errors.reported(stopped_by_sigterm(getattr(arguments, "kept", None)))
+        return errors.reported(stopped_by_sigterm(arguments.kept))
     except Exception as error:
         from samfed_monai.config.workflow import unwrap
 
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # else Python reports it again at exit
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
         if known is not None:
-            return errors.reported(known)
+            return errors.reported(known, arguments.kept)
         traceback.print_exc()
         sys.stderr.write(f"\n{errors.BUG_NOTE}\n")
         return int(errors.ExitCode.FAILED)

@@ -68,8 +68,7 @@ def _exit_hook(kind: type[BaseException], error: BaseException, trace: Traceback
 
     command = monai_command()
     content = BundleConfig(command.config_files, command.overrides).content if command else {}
-    terminated = isinstance(error, Terminated)
-    known = stopped_by_sigterm() if terminated else unwrap(error, content)
+    known = stopped_by_sigterm() if isinstance(error, Terminated) else unwrap(error, content)
     if known is None:
         sys.__excepthook__(kind, error, trace)
         return

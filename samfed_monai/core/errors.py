@@ -308,8 +308,9 @@ BUG_NOTE = "this looks like a bug in samfed rather than an error in your input; 
 """The line below the traceback of an unexpected error."""
 
 
-def reported(error: SamFedError | KeyboardInterrupt) -> int:
-    """Writes the error that ended a command to standard error and returns the exit code."""
-    text = str(error) if isinstance(error, SamFedError) else f"interrupted: {WORK_KEPT}\n  to continue: {AGAIN}"
+def reported(error: SamFedError | KeyboardInterrupt, kept: str | None = None) -> int:
+    """Writes the error that ended a command to standard error and returns the exit code; ``kept`` is for Ctrl-C."""
+    interrupted = f"interrupted: {kept or WORK_KEPT}\n  to continue: {AGAIN}"
+    text = str(error) if isinstance(error, SamFedError) else interrupted
     sys.stderr.write(f"{text}\n")
     return int(error.exit_code if isinstance(error, SamFedError) else ExitCode.INTERRUPTED)

@@ -69,8 +69,8 @@ class ChildDied(Exception):
 class Child:
     """Starts ``python -m <module>``, which calls :func:`serve`, and sends it requests.
 
-    The process stays in the caller's process group, so signals to the group reach it too; it exits when the caller is
-    gone.
+    The process stays in the caller's process group, so signals to the group reach it too, except Ctrl-C, which the
+    caller handles; it exits when the caller is gone.
 
     Args:
         module: module to run: :mod:`samfed_monai.flare.worker`, :mod:`samfed_monai.federation.process_transport`.
@@ -105,6 +105,8 @@ class Child:
         with contextlib.ExitStack() as stack:
             descriptor = stack.enter_context(child_end).fileno()
             output = stack.enter_context(open(self.log, "ab")) if self.log else None
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # by this thread and the new process
+            stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, blocked)
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-m", self.module, str(descriptor)],
                 stdin=subprocess.DEVNULL,

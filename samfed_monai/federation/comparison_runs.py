@@ -23,7 +23,7 @@ from samfed_monai.core.io import PRIVATE, PUBLIC, canonical_hash, read_json, sha
 from samfed_monai.core.process_setup import ENDS_WITH_PARENT
 from samfed_monai.core.run_log import progress_bar
 from samfed_monai.core.validators import require, schema_problems
-from samfed_monai.federation.signals import Terminated, Termination, stopped_by_sigterm
+from samfed_monai.federation.signals import Termination
 from samfed_monai.federation.workflow import evaluation_changes
 
 SCHEMA: Mapping[str, Any] = read_json(Path(__file__).with_name("rows.schema.json"))
@@ -272,7 +272,8 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
 
     Raises:
         RunsRefused: some runs failed, all of them because they were refused; the message has their problems.
-        Stopped: some runs failed, and the message names them, or SIGTERM was received; it says how to continue.
+        Stopped: some runs failed; the message names them, and says how to continue.
+        Terminated: SIGTERM was received; unfinished runs are ended.
     """
     waiting = [run for run in runs if not run.is_done()]
     for run in runs:
@@ -296,12 +297,8 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
                         run.mark_done(seal)
                     else:
                         failed.append((run, process.returncode))
-        except BaseException as error:
+        finally:
             _end(list(running))
-            if isinstance(error, Terminated):
-                kept = "finished runs are kept, and so are the stored rounds of unfinished runs"
-                raise stopped_by_sigterm(kept) from None
-            raise
     if failed:
         raise failure(failed, len(runs))
 

@@ -29,7 +29,7 @@ from samfed_monai.core.run_log import COMMAND, command_line
 from samfed_monai.data import DataList
 from samfed_monai.federation.plan import Paths
 from samfed_monai.federation.run_folder import RunFolder, take_lock
-from samfed_monai.federation.signals import Terminated, Termination, stopped_by_sigterm
+from samfed_monai.federation.signals import Termination
 from samfed_monai.flare.job import merge_allow_list
 from samfed_monai.flare.session import (
     FINISHED,
@@ -47,7 +47,7 @@ from samfed_monai.flare.site_file import MARK, NAME, VARIABLE
 logger = logging.getLogger(__name__)
 
 
-class Processes:
+class Processes(Termination):
     """Starts processes, and ends them together with all processes that they started.
 
     Use it in a ``with`` block: they are ended with the block, also after an error, a time-out, Ctrl-C or SIGTERM.
@@ -59,6 +59,7 @@ class Processes:
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        super().__init__()
         self.mark = secrets.token_hex(8)
         self.environment = {**os.environ, VARIABLE: "", COMMAND: command_line(), **(environment or {}), MARK: self.mark}
         if weights := self.environment.get("SAMFED_WEIGHTS"):
@@ -66,7 +67,6 @@ class Processes:
         if imports := self.environment.get("PYTHONPATH"):
             self.environment["PYTHONPATH"] = os.pathsep.join(map(_absolute, imports.split(os.pathsep)))
         self.started: dict[str, subprocess.Popen] = {}
-        self._termination = Termination()
 
     def start(self, name: str, module: str, *arguments: str, cwd: Path, log: Path) -> subprocess.Popen:
         """Starts ``python -m <module> <arguments>`` in a session of its own; its output goes to ``log``."""
@@ -107,14 +107,12 @@ class Processes:
             process.poll()
 
     def __enter__(self) -> Processes:
-        self._termination.__enter__()
+        super().__enter__()
         return self
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
-        self._termination.__exit__()
-        if kind is not None and issubclass(kind, Terminated):
-            raise stopped_by_sigterm("stored rounds are kept")
+        super().__exit__()
 
 
 def _absolute(path: str | Path) -> str:

@@ -30,6 +30,7 @@ from samfed_monai.federation.signals import RECEIVED_SIGTERM, Terminated, Termin
 from samfed_monai.handlers.evaluation import tables_of
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
+KEPT = "completed steps (teacher, soft masks, warm start) are kept in the run's cache"
 FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d", "--rounds", "3", "--output-dir", "r"]
 
 
@@ -155,7 +156,7 @@ def ended(monkeypatch, capsys):
     [
         (Refused([Problem("x", found="1", expected="2")]), 2, "refused: 1 problem\n  - x: expected 2, found 1\n"),
         (Stopped("disk full", resume="again"), 3, "stopped: disk full\n  to continue: again\n"),
-        (KeyboardInterrupt(), 130, "interrupted: completed work is kept\n  to continue: run the same command again\n"),
+        (KeyboardInterrupt(), 130, f"interrupted: {KEPT}\n  to continue: run the same command again\n"),
     ],
 )
 def test_errors_have_exit_code_and_no_traceback(ended, error, code, text):
@@ -387,16 +388,25 @@ def test_option_help_has_description_and_shared_default(monkeypatch):
     ("words", "kept"),
     [
         ("teach B --datalist L --data-root D --output A", "completed epochs are kept"),
-        ("federate B", "completed steps (teacher, soft masks, warm start) are kept in the run's cache"),
+        ("federate B", KEPT),
+        (
+            "compare B --datalist L --data-root D --rounds 1 --output-dir R",
+            "finished runs and rounds of unfinished runs",
+        ),
+        ("flare simulate B --datalist L --data-root D --output-dir R", "stored rounds are kept"),
         ("report R", "completed work is kept"),
     ],
 )
-def test_fault_82_sigterm_runs_cleanup_and_reports_what_is_kept(monkeypatch, capsys, words, kept):
-    closed, before, parse = [], signal.getsignal(signal.SIGTERM), cli._parse
+@pytest.mark.parametrize(
+    ("number", "code", "reason"),
+    [(signal.SIGTERM, 3, "stopped: received SIGTERM; "), (signal.SIGINT, 130, "interrupted: ")],
+)
+def test_fault_82_signal_runs_cleanup_and_reports_what_is_kept(monkeypatch, capsys, words, kept, number, code, reason):
+    closed, before, parse = [], signal.getsignal(number), cli._parse
 
     def ended(arguments):
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(5)
         finally:
             closed.append(True)
@@ -406,11 +416,11 @@ def test_fault_82_sigterm_runs_cleanup_and_reports_what_is_kept(monkeypatch, cap
         into.run = ended
 
     monkeypatch.setattr(cli, "_parse", parsed)
-    assert cli.main(words.split()) == 3
+    assert cli.main(words.split()) == code
     assert closed == [True], "locks and children are let go"
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
     error = capsys.readouterr().err
-    assert error.startswith(f"stopped: received SIGTERM; {kept}")
+    assert error.startswith(f"{reason}{kept}")
     assert error.endswith("to continue: run the same command again\n")
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from samfed_monai.core.errors import Stopped, reported
+from samfed_monai.core.errors import Stopped, Terminated, reported
 from samfed_monai.core.io import read_json
 from samfed_monai.federation.comparison_runs import Run, RunsRefused, configs_of, failure, log_reason, run_all
 from tests.waiting import wait_until
@@ -183,7 +183,7 @@ def test_sigterm_terminates_started_runs(bundle, monkeypatch):
     monkeypatch.setattr("samfed_monai.federation.comparison_runs._start", start)
     threading.Thread(target=ask, daemon=True).start()
     run = Run(bundle, "mine", 0, bundle.parent / "mine", {"rounds": "3"}, ())
-    with pytest.raises(Stopped, match="received SIGTERM"):
+    with pytest.raises(Terminated, match="received SIGTERM"):
         run_all([run])
     assert [process.poll() for process in started] == [-signal.SIGTERM]
 

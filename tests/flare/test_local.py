@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from samfed_monai.cli.main import main
-from samfed_monai.core.errors import Refused, Stopped
+from samfed_monai.core.errors import Refused, Stopped, Terminated
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.federation.run_folder import RunFolder, take_lock
 from samfed_monai.flare.job import NEEDED
@@ -21,27 +21,24 @@ from samfed_monai.flare.site_file import read_site_file
 from tests.flare.test_equality import free_port
 from tests.waiting import wait_until
 
-TERMINATED = r"received SIGTERM(.|\n)*run the same command again"
-
 
 @pytest.mark.parametrize(
     ("ends", "raised"),
     [
         (partial(signal.default_int_handler, signal.SIGINT, None), pytest.raises(KeyboardInterrupt)),
-        (partial(os.kill, os.getpid(), signal.SIGTERM), pytest.raises(Stopped, match=TERMINATED)),
+        (partial(os.kill, os.getpid(), signal.SIGTERM), pytest.raises(Terminated, match="received SIGTERM")),
     ],
     ids=["ctrl-c", "sigterm"],
 )
 def test_fault_53_processes_outside_group_are_ended(tmp_path, ends, raised):
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)"
     code = f"import subprocess, sys, time; {child}; time.sleep(60)"
-    with raised as caught, Processes() as processes:
+    with raised, Processes() as processes:
         (tmp_path / "parent.py").write_text(code)
         processes.start("parent", "parent", cwd=tmp_path, log=tmp_path / "log")
         wait_until(lambda: len(processes.marked()) == 2, "a parent and its child", seconds=10)
         ends()
     assert processes.marked() == []
-    assert isinstance(caught.value, KeyboardInterrupt) or caught.value.exit_code == 3
 
 
 def test_poc_stores_jobs_in_own_server_and_can_be_reprovisioned(tmp_path):
