@@ -16,11 +16,7 @@ SMALL = {"image_size": 32, "batch_size": 2, "epochs": 1, "local_steps": 2, "netw
 def workflow(bundle: Path, sites: Path, files: Iterable[str | Path] = (), **override: Any) -> ConfigWorkflow:
     """Returns the workflow of ``train.json`` and further files for the first site.
 
-    Args:
-        bundle: the bundle's folder.
-        sites: a folder with ``list.json`` and the images.
-        files: further files, in the bundle's ``configs`` or elsewhere.
-        override: ids and values that replace those of the files and of :data:`SMALL`.
+    ``sites`` has ``list.json`` and the images; ``override`` replaces ids of the files and of :data:`SMALL`.
     """
     configs = bundle / "configs"
     paths = {"bundle_root": str(bundle), "datalist": str(sites / "list.json"), "data_root": str(sites)}

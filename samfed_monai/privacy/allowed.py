@@ -16,7 +16,7 @@ from samfed_monai.core.errors import Problem
 from samfed_monai.handlers.unlabelled_stream import EndlessSampler
 from samfed_monai.metrics.quality import PREFIX
 from samfed_monai.networks.key_patterns import network_split
-from samfed_monai.privacy.rules import Privacy, forbidden_problems
+from samfed_monai.privacy.rules import Privacy, forbidden_problems, too_few_problem
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import Statistic
 from samfed_monai.protocol.strategy import WORDS, trained_weights
@@ -272,13 +272,8 @@ def statistic_problems(
         return forbidden
     problems, rule = list(_differences(statistics, measured.like(), where)), privacy.rule(measured.kind)
     if rule is not None and measured.images(rule.least_images) < rule.least_images:
-        problems += too_few_problem(where, f"entries from at least {rule.least_images} images each")
+        problems.append(too_few_problem(where, f"entries from at least {rule.least_images} images each"))
     return problems
-
-
-def too_few_problem(where: str, expected: str) -> list[Problem]:
-    """Returns the problem of a statistic of too few images."""
-    return [Problem(where, "fewer", expected, "merge with another site, or agree on a lower least_images")]
 
 
 Records = Sequence[Mapping[str, Any]]
@@ -349,7 +344,7 @@ def withhold_small(message: Message, least_images: int) -> Message:
     if message.n >= least_images:
         return _drop(message, _metrics_of_few(message, least_images) | few_expected)
     if message.tensors:
-        raise MessageRefused(too_few_problem("message -> n", f"tensors learned from at least {least_images} images"))
+        raise MessageRefused([too_few_problem("message -> n", f"tensors learned from at least {least_images} images")])
     if message.kind == Kind.METRICS and (message.n or (message.metrics.keys() - EFFORT.union(EXPECTED))):
         return without_scores(message, str(least_images))
     return _drop(message, few_expected)

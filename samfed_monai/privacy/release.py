@@ -22,14 +22,13 @@ from samfed_monai.privacy.allowed import (
     statistic_problems,
     statistics_problems,
     tensor_problems,
-    too_few_problem,
     undeclared_parts,
     withhold_small,
     without_scores,
 )
 from samfed_monai.privacy.audit import AuditLog
 from samfed_monai.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
-from samfed_monai.privacy.rules import DifferentialPrivacy, Privacy, forbidden_problems
+from samfed_monai.privacy.rules import DifferentialPrivacy, Privacy, forbidden_problems, too_few_problem
 from samfed_monai.privacy.secure_aggregation import STEPS
 from samfed_monai.protocol.compression import Sender
 from samfed_monai.protocol.message import METRIC_NAMES, STATISTICS, VERSION, Kind, Message, MessageRefused, wire_size
@@ -267,7 +266,7 @@ class ReleaseFilter:
             return forbidden_problems(StatisticKind.PROTOTYPES, self.privacy, None)
         if reply.n >= max(rule.least_images, 1) or reply.n < self.privacy.least_images:  # the latter: withhold_small
             return []
-        return too_few_problem("message -> n", f"prototypes from at least {rule.least_images} images")
+        return [too_few_problem("message -> n", f"prototypes from at least {rule.least_images} images")]
 
     def _with_rule(self, reply: Message, allowed: Allowed, record: dict[str, Any]) -> Message:
         """Applies the rule of its statistic to a reply."""

@@ -409,8 +409,12 @@ def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Pr
         where, least = f"statistics#{kind.value}#least_images", rule.least_images
     if images >= least or strategy.exchange.answer is Kind.METRICS:
         return []
-    expected = f"at least {least} training images (privacy#{where})"
-    return [Problem("images", "fewer", expected, "merge with another site, or agree on a lower least_images")]
+    return [too_few_problem("images", f"at least {least} training images (privacy#{where})")]
+
+
+def too_few_problem(where: str, expected: str) -> Problem:
+    """Returns the problem of too few images."""
+    return Problem(where, "fewer", expected, "merge with another site, or agree on a lower least_images")
 
 
 def require_budget(settings: DifferentialPrivacy, rounds: int) -> None:

@@ -121,14 +121,9 @@ def run_unlike(
     options: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> tuple[RunResult, dict[str, Any], Strategy]:
-    """A whole federation of two sites; returns its result, its clients and its strategy.
+    """A federation of two sites in ``path``; returns its result, its clients and its strategy.
 
-    Args:
-        path: the run's folder.
-        change: is given the clients before the run.
-        server: overrides of the server's bundle alone.
-        options: of the controller.
-        overrides: of the bundle, everywhere.
+    ``change`` gets the clients before the run; ``server`` overrides only the server's bundle, ``overrides`` all.
     """
     sites = dict(clients or {s: unlike_algo(s, output_dir=path / "evaluation", **overrides) for s in list(WIDTHS)[:2]})
     if change is not None:

@@ -19,13 +19,7 @@ def paths(federation: Path, datalist: Path, home: Path) -> Paths:
 
 
 class Homes:
-    """Nodes made from their plan alone, each with a list and a folder of its own; and what carries bytes to them.
-
-    Args:
-        federation: folder of the list and the images.
-        folder: gets a folder for each site.
-        listed: name of the list.
-    """
+    """Nodes made from their plan alone, each with a list and a folder of its own; and what carries bytes to them."""
 
     def __init__(self, federation: Path, folder: Path, listed: str = "list.json") -> None:
         self.federation, self.folder = federation, folder

@@ -46,13 +46,7 @@ class Carrier:
 
 
 def run_carried(run: PlannedRun, output: Path, folder: Path) -> None:
-    """Runs what was planned, with a real process for each site, forked from one that has torch.
-
-    Args:
-        run: the plan and the paths of this machine.
-        output: the run's folder.
-        folder: of the job and the site files.
-    """
+    """Runs what was planned into ``output``, with a forked process per site; job and site files are in ``folder``."""
     files = write_site_files(folder / "files", run.datalist, run.paths, run.sites, threads=1)
     app = export_job(folder / "job", run.plan.to_json(), run_name=NAME) / "app"
     with pytest.MonkeyPatch.context() as patch, ExitStack() as clients:
@@ -70,10 +64,7 @@ def run_here(
 ) -> PlannedRun:
     """Runs in this process, into ``local``, what is planned for the folder ``there``; returns the plan.
 
-    Args:
-        folder: of the list and the images.
-        options: ids of ``federate.json`` and their values.
-        listed: name of the list.
+    List and images are in ``folder``; ``options`` are ids of ``federate.json`` and their values.
     """
     paths = {"datalist": str(folder / listed), "data_root": str(folder), "output_dir": str(there)}
     given = {name: value for name, value in options.items() if name != "adapter"}  # which the server's site file names
@@ -86,12 +77,7 @@ def run_here(
 def in_both(folder: Path, output: Path, options: Mapping[str, Any]) -> tuple[Path, Path]:
     """A run of the skin bundle in one process and one that is carried; the models of all rounds have the same bits.
 
-    Args:
-        folder, options: as for :func:`run_here`.
-        output: gets a folder for each run.
-
-    Returns:
-        The two runs' folders; in the second, ``cache/sites`` has what each site keeps.
+    Returns the two runs' folders in ``output``; in the second, ``cache/sites`` has what each site keeps.
     """
     local, carried = output / "local", output / "carried"
     run = run_here(folder, local, carried, options)
