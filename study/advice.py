@@ -47,7 +47,8 @@ def advice(records: str | Path) -> str:
         organs=rows("abdomen_weak", "weak_labels", "fedicra"),
         whole=row("labelled", "supervised"),
         modality=rows("polyp", "samfed", "fedbn", "no_sam", "elcfs", "fedda", "fedgin"),
-        heart=rows("cardiac_unseen", "samfed", "oracle", "no_sam", column="unseen"),
+        heart=rows("cardiac_unseen", "self_training", "fedda", "fedgin", "samfed", "no_sam", column="unseen"),
+        heart_labelled=rows("cardiac_unseen", "fca", "oracle", column="unseen"),
         seeds=counted(figures["cardiac_unseen"].get("samfed", {}).get("unseen", Cell()).n, "seed"),
         seen=rows("polyp", "no_global_kd", "samfed", "fedsemidg", "no_sam", "elcfs", "dp_only", column="unseen"),
     )
@@ -124,7 +125,7 @@ on each image in each round, and learns one class; `weak_labels` learns several.
 their site, so a new hospital has none; `fedda`, which aligns features; `elcfs`, which sends spectra of images.
 
 **An unseen hospital.** Dice at the hospital that took no part: {seen}. On whole volumes of the heart, trained without
-late enhancement ({seeds}): {heart}. Methods that keep layers at the sites (`fedbn`,
+late enhancement ({seeds}): {heart}; with masks of the sites' images: {heart_labelled}. Methods that keep layers at the sites (`fedbn`,
 `fedper`, `fedrep`, `pfedsam`) or give each a network (`ditto`, `apple`) have none for it ([what it
 uses](personalised.md#use-a-sites-own-model)). `cpss_adapt` adapts a finished model there, without labels.
 
