@@ -125,7 +125,8 @@ on each image in each round, and learns one class; `weak_labels` learns several.
 their site, so a new hospital has none; `fedda`, which aligns features; `elcfs`, which sends spectra of images.
 
 **An unseen hospital.** Dice at the hospital that took no part: {seen}. On whole volumes of the heart, trained without
-late enhancement ({seeds}): {heart}; with masks of the sites' images: {heart_labelled}. Methods that keep layers at the sites (`fedbn`,
+late enhancement ({seeds}): {heart}; with masks of the sites' images: {heart_labelled}.
+Methods that keep layers at the sites (`fedbn`,
 `fedper`, `fedrep`, `pfedsam`) or give each a network (`ditto`, `apple`) have none for it ([what it
 uses](personalised.md#use-a-sites-own-model)). `cpss_adapt` adapts a finished model there, without labels.
 

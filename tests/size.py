@@ -32,7 +32,7 @@ BOUNDS = {
 }
 """The budget; other numbers have no limit."""
 
-REACHED = {"package, code lines": 30_914, "package, files": 227, "tests, raw lines": 47_350}
+REACHED = {"package, code lines": 30_914, "package, files": 227, "tests, raw lines": 47_347}
 """Limits of ``--check`` until the budget is reached. They only go down; they went up once, for compression,
 generations, the scored start and scores of volumes, for which the budget leaves 2,000 lines of code."""
 

@@ -140,8 +140,9 @@ def test_identical_files_count_as_one_image(node, small_federation, site_lists, 
     images = own.sites["site-1"]
 
     def copied(item: Item) -> Item:
-        copy = replace(item, image=f"{item.image}.copy.jpg")
-        shutil.copy(tmp_path / "images" / item.image, tmp_path / "images" / copy.image)
+        copy = replace(item, image=f"{item.image}.copy.jpg", label=f"{item.label}.copy.png")
+        for path, new in ((item.image, copy.image), (str(item.label), str(copy.label))):
+            shutil.copy(tmp_path / "images" / path, tmp_path / "images" / new)
         return copy
 
     first, scored = images.unlabelled[0], images.test[0]
