@@ -265,7 +265,7 @@ account-page: $(VENV)/.package
 	    --command 'make account SAMFED_DATA=DATA' $(LIGHT_CAVEATS) \
 	    --caveat "Polyp, ImageNet: lite0_fpn (0.75 M parameters) starts from ImageNet's weights, so SAM contributes only its masks; half of the steps, one adapter." \
 	    --caveat "The runs of samfed and dp_only are those of docs/results/light.md, which have the same settings; seed 0 of samfed, run again, was equal to the bit." \
-	    --caveat "Polyp: rows with a teacher that is wrong everywhere and rows without SAM's masks have one adapter; the other rows have another one of the same recipe, from another machine. With that one, samfed_wrong had 0.826. In samfed_wrong the learned trust in SAM is below 0.04 in every round, so its sites train on the labels of their global network, as in self_training: 0.839 and 0.826 show how far apart such runs can end." \
+	    --caveat "Polyp: with seed 0, rows with a teacher that is wrong everywhere and rows without SAM's masks have one adapter; the other rows have another one of the same recipe, from another machine; with that one, samfed_wrong had 0.826. Further seeds of a teacher that is wrong everywhere have a third adapter. With seed 0 of samfed_wrong the learned trust in SAM is below 0.04 in every round, so its sites train on the labels of their global network, as in self_training: 0.839 and 0.826 show how far apart such runs can end." \
 	    --caveat "Rows and seeds that are not in a table have not been run yet: make account adds them."
 
 # ---- docs/results/ablation.md: parts, rules, thresholds and teachers on both collections ---------------------------------
