@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.variants is None and not arguments.rows:
         problems.add("--variants", found="neither --variants nor --rows", expected="rows to compare")
     rows = all_rows(arguments.variants or [], rows, problems)
-    seeds = list(dict.fromkeys(arguments.seeds))
+    seeds = list(dict.fromkeys(seed.lstrip("0") or seed[:1] for seed in arguments.seeds))
     problems.unless(all(map(str.isdecimal, seeds)), "--seeds", ",".join(seeds), "whole numbers, separated by commas")
     problems.unless(arguments.jobs >= 1, "--jobs", arguments.jobs, "1 or more")
     paths = {"datalist": str(absolute(arguments.datalist)), "data_root": str(absolute(arguments.data_root))}

@@ -310,7 +310,6 @@ BUG_NOTE = "this looks like a bug in samfed rather than an error in your input; 
 
 def reported(error: SamFedError | KeyboardInterrupt, kept: str | None = None) -> int:
     """Writes the error that ended a command to standard error and returns the exit code; ``kept`` is for Ctrl-C."""
-    interrupted = f"interrupted: {kept or WORK_KEPT}\n  to continue: {AGAIN}"
-    text = str(error) if isinstance(error, SamFedError) else interrupted
+    text = str(error) if isinstance(error, SamFedError) else f"interrupted: {kept or WORK_KEPT}\n  to continue: {AGAIN}"
     sys.stderr.write(f"{text}\n")
     return int(error.exit_code if isinstance(error, SamFedError) else ExitCode.INTERRUPTED)

@@ -362,8 +362,7 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True, name: str = "",
     except ValueError as error:  # too deep, a number of too many digits for Python, or half a surrogate pair
         expected = "valid Unicode, numbers with few digits and little nesting"
         problems.add(name, found=str(error).partition(";")[0], expected=expected)
-    if len(problems):
-        raise Refused(replace(each, hint=hint or each.hint) for each in problems)
+    Problems(replace(each, hint=hint or each.hint) for each in problems).refuse_if_any()
     return parsed
 
 

@@ -332,7 +332,7 @@ def draw_coco(
         require_writable(folder / "masks")  # before any mask is drawn
     of_categories = f" of {' or '.join(categories)}" if categories else ""
     sites = [_Site(folder, of_categories) for folder, paths in files.items() if paths]
-    for site, picture in ((site, picture) for site in sites for picture in pictures):
+    for site, picture in ((s, p) for s in sites for p in sorted(pictures, key=lambda each: not each.annotations)):
         if picture.where in files[site.folder]:
             with problems.collected():
                 site.match(picture, blank_is_empty=blank_is_empty)
@@ -385,6 +385,8 @@ class _Site:
         """Finds a picture's image by its name; arguments as of :func:`draw_coco`."""
         image = self.image_of(picture)
         place, is_drawn = self.mask_of(image), bool(picture.annotations) or blank_is_empty
+        if not picture.annotations and place in self._places:
+            return  # another file annotates it
         if not is_drawn and place.exists():  # left by an earlier call, it would be used as the picture's mask
             expected = f"none: its image has no annotation{self.of_categories}"
             raise refused(place, "a mask", expected, "move it away, or annotate the image")

@@ -58,8 +58,8 @@ def test_invalid_rows_file_is_reported_with_all_problems(write):
     for part in (
         "refused: 9 problems",
         "rules.rows.json -> titel: expected one of ['overrides', 'rows', 'setting', 'title'], found an unknown key",
-        "rows: expected a name of letters, digits and `_.+-`, none of cache, figures, teacher (a folder's name),",
-        "a folder's name), found 'cache'",
+        "rows: expected a name of letters, digits and `_.+-`, none of cache, figures, teacher (folders), comparison.*,",
+        "comparison.*, found 'cache'",
         "rows#c#variant: expected name of a variant",
         "rows#c#note: expected a string, found 3 (int)",
         "rows#c#overrides: expected an object, found [] (list)",
@@ -154,7 +154,7 @@ def _only_spelling(root, workflow, *, overrides):
 
 def test_rows_run_in_separate_folders_and_appear_in_table(compare, tmp_path, capsys):
     rows = {"rows": {"inter": {"variant": "samfed", "overrides": {"agreement#rule": "average"}}}}
-    code, runs = compare(rows, "--variants", "no_sam", "--seeds", "0,1", "--image_size", "64")
+    code, runs = compare(rows, "--variants", "no_sam", "--seeds", "0,00,1", "--image_size", "64")
     assert code == 0
     assert [run.folder.relative_to(tmp_path / "R").as_posix() for run in runs] == [
         *("no_sam/seed-0", "inter/seed-0", "no_sam/seed-1", "inter/seed-1")

@@ -324,3 +324,6 @@ def test_picture_in_two_files_or_missing_file_is_refused(tmp_path: Path) -> None
         annotated(tmp_path / "a", {"0.png": DISC}, file=file)
     with pytest.raises(Refused, match=r"b\.json: 0\.png: expected each image once, found a second entry; remove one"):
         draw_coco(tmp_path)
+    annotated(tmp_path / "a", {"0.png": None}, file="b.json")
+    for _ in range(2):
+        assert draw_coco(tmp_path) == []

@@ -75,10 +75,7 @@ def run_here(
 
 
 def in_both(folder: Path, output: Path, options: Mapping[str, Any]) -> tuple[Path, Path]:
-    """A run of the skin bundle in one process and one that is carried; the models of all rounds have the same bits.
-
-    Returns the two runs' folders in ``output``; in the second, ``cache/sites`` has what each site keeps.
-    """
+    """A run of the skin bundle in one process and one that is carried, with equal bits; returns both run folders."""
     local, carried = output / "local", output / "carried"
     run = run_here(folder, local, carried, options)
     run_carried(run, carried, output)
